@@ -1,0 +1,37 @@
+# `make repro`: everything, from nothing to results.    `make test`: the fast tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: repro test test-all check env clean
+
+repro: env
+	@dvc repro
+	@ie results
+
+test: env
+	@pytest
+
+test-all: env
+	@pytest -m ''
+
+check: env
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+env: $(VENV)/.installed
+
+# The stamp is written last: an interrupted installation starts again.
+$(VENV)/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing pinned requirements into $(VENV) (minutes, the first time)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .runs .cache

@@ -1,0 +1,136 @@
+"""`ie`: one command per stage, with the same name as the stage in dvc.yaml. Everything else comes from params.yaml."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import PipelineError, from_os_error
+from pipeline.params import Params, load_params
+from pipeline.progress import say
+
+app = typer.Typer(
+    help="Invariant-equivariant representation learning, from raw files to tables. "
+    "The stages run in this order: fetch, shard, train, sweep, evaluate; `dvc repro` runs those that are out of date.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ParamsOption = Annotated[
+    Path, typer.Option("--params", help="Parameters; results go into the folders data and results beside this file.")
+]
+_PARAMS = Path("params.yaml")
+
+
+@app.command()
+def fetch(params: ParamsOption = _PARAMS) -> None:
+    """Bring the raw files of data.source into data/raw, checked against their checksums."""
+    with stage(params) as (loaded, project):
+        from pipeline.fetch import fetch as run
+
+        run(loaded, project, say)
+
+
+@app.command()
+def shard(params: ParamsOption = _PARAMS) -> None:
+    """Pack the raw files into webdataset tars with a manifest, in data/shards."""
+    with stage(params) as (loaded, project):
+        from pipeline.shard import shard as run
+
+        run(loaded, project, say)
+
+
+@app.command()
+def train(params: ParamsOption = _PARAMS) -> None:
+    """Train one model with Ray Train, into results/train. Interrupted, it goes on from its last checkpoint."""
+    with stage(params) as (loaded, project):
+        from pipeline.train import train as run
+
+        run(loaded, project, say)
+
+
+@app.command()
+def sweep(
+    params: ParamsOption = _PARAMS,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run finished trials again.")] = False,
+) -> None:
+    """Train label counts x methods x seeds with Ray Tune, into results/sweep. Finished trials are kept."""
+    with stage(params) as (loaded, project):
+        from pipeline.sweep import sweep as run
+
+        run(loaded, project, say, fresh=fresh)
+
+
+@app.command()
+def evaluate(params: ParamsOption = _PARAMS) -> None:
+    """Measure the trained model on every split: latents, metrics and figures in results/evaluate."""
+    with stage(params) as (loaded, project):
+        from pipeline.evaluate import evaluate as run
+
+        run(loaded, project, say)
+
+
+@app.command()
+def results(params: ParamsOption = _PARAMS) -> None:
+    """Print the headline numbers of the last run and where its files are."""
+    with stage(params) as (loaded, project):
+        from pipeline.results import show_results as run
+
+        run(loaded, project, say)
+
+
+@app.command()
+def embed(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model, as results/train/model.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a folder of images, a .npy array, or a folder of shards.")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    resize: Annotated[bool, typer.Option("--resize", help="Scale images of another size to the model's.")] = False,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 500,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Apply a trained model to new files: class, r, v and bound of each, as Parquet."""
+    with user_errors():
+        from pipeline.embed import embed as run
+
+        run(model, source, out, say, resize=resize, batch_size=batch_size, device=device)
+
+
+@contextlib.contextmanager
+def stage(params: Path) -> Iterator[tuple[Params, Path]]:
+    """Params, checked as a whole before any work, and the project's folder."""
+    with user_errors():
+        yield load_params(params), params.resolve().parent
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """A user's mistake prints one line and exits with its code; a bug goes on and prints its traceback."""
+    try:
+        yield
+    except PipelineError as error:
+        _fail(error)
+    except OSError as error:
+        known = from_os_error(error)
+        if known is None:
+            raise
+        _fail(known)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _fail(error: PipelineError) -> None:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(error.exit_code) from error
+
+
+def main() -> None:
+    """Entry point of the `ie` command."""
+    app()

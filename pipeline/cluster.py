@@ -1,0 +1,70 @@
+"""Connecting to Ray: a cluster when RAY_ADDRESS names one, else this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+from pipeline.errors import ResourceError
+
+# Bytes. Nothing large goes through Ray's object store here; its default would be a third of the memory.
+_OBJECT_STORE = 200 * 1024 * 1024
+
+
+@contextlib.contextmanager
+def ray_cluster() -> Iterator[dict[str, float]]:
+    """Ray for the length of a stage; yields its resources (`CPU`, `GPU`).
+
+    Raises:
+        ResourceError: the cluster that RAY_ADDRESS names does not answer.
+    """
+    # Read when Ray is imported: what its libraries would otherwise print on every start.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Seconds between two looks of Ray Train at its workers; every epoch's report waits for one, 2 s by default.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                num_cpus=os.cpu_count(),
+                object_store_memory=_OBJECT_STORE,
+                **quiet,
+            )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "Ray on this machine"
+        raise ResourceError(f"{where} does not start or answer: {' '.join(str(error).split())[:300]}") from error
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def check_resources(resources: dict[str, float], *, workers: int, threads: int, device: str) -> None:
+    """That the workers of a run find room, before Ray waits for it without an end.
+
+    Raises:
+        ResourceError: fewer GPUs or CPUs than the params ask for.
+    """
+    gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 0)
+    if device == "cuda" and gpus < workers:
+        raise ResourceError(
+            f"train.device is cuda with train.num_workers {workers}, one GPU each; here are {gpus:g} GPUs: "
+            "lower num_workers or set train.device to cpu"
+        )
+    if workers * threads > cpus:
+        raise ResourceError(
+            f"train.num_workers {workers} x train.threads_per_worker {threads} ask for {workers * threads} CPUs; "
+            f"here are {cpus:g}: lower one of them"
+        )

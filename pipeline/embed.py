@@ -1,0 +1,129 @@
+"""Applying a trained model to new files: images, arrays or shards in, latents out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from ie_model.inference import encode
+from ie_model.networks import to_float
+from ie_model.spec import DataSpec
+from pipeline.errors import DataError
+from pipeline.evaluate import read_model
+from pipeline.files import sha256_file
+from pipeline.latents import latent_writer
+from pipeline.progress import Log, Meter
+from pipeline.shards import iter_shard, read_manifest
+from pipeline.sources.base import Example
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def embed(model: Path, source: Path, out: Path, log: Log, *, resize: bool, batch_size: int, device: str) -> int:
+    """Writes a latents file (see `pipeline.latents`) of new examples; returns how many.
+
+    Args:
+        source: an image, a folder of images (searched deeply), a `.npy` array `[N, *shape]` of uint8,
+            or a folder of shards with its manifest.
+        resize: scale images of another size to the model's; without it they are refused.
+
+    Raises:
+        DataError: the model or an input is missing, damaged or does not fit; the message names the file.
+    """
+    artifact = read_model(model, device)
+    spec = artifact.model.spec
+    total, examples = open_examples(source, spec, resize)
+    generator = torch.Generator().manual_seed(0)
+    meter, done = Meter("embed", total, "examples"), 0
+    data_hash = sha256_file(source) if source.is_file() else str(source)
+    with latent_writer(out, artifact, data_hash) as writer:
+        while group := list(islice(examples, batch_size)):
+            x = to_float(torch.from_numpy(np.stack([e.x for e in group])).to(device))
+            y = np.array([-1 if e.y is None else e.y for e in group], dtype=np.int64)
+            encoded = encode(artifact, x, float(artifact.provenance["prune"]), generator)
+            writer.write([e.key for e in group], "new", y, None, x, encoded)
+            done += len(group)
+            meter.update(done)
+    meter.close()
+    log(f"embed: {done} examples -> {out}")
+    return done
+
+
+def open_examples(source: Path, spec: DataSpec, resize: bool) -> tuple[int, Iterator[Example]]:
+    """How many examples there are, and the examples. Raises as `embed`."""
+    if not source.exists():
+        raise DataError(f"no such file or folder: {source}")
+    if source.is_dir() and (source / "manifest.json").is_file():
+        return _from_shards(source, spec)
+    if source.is_dir() or source.suffix.lower() in IMAGE_SUFFIXES:
+        files = [source] if source.is_file() else _images_in(source)
+        return len(files), (Example(f.stem if source.is_file() else _key(f, source), _image(f, spec, resize), None) for f in files)
+    if source.suffix == ".npy":
+        return _from_array(source, spec)
+    raise DataError(
+        f"{source}: not something that can be embedded; allowed: an image ({', '.join(IMAGE_SUFFIXES)}), a folder of "
+        "images, a .npy array, a folder of shards with its manifest.json"
+    )
+
+
+def _images_in(folder: Path) -> list[Path]:
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
+    if not files:
+        raise DataError(f"{folder}: no image in it (looked for {', '.join(IMAGE_SUFFIXES)})")
+    return files
+
+
+def _key(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix()
+
+
+def _image(file: Path, spec: DataSpec, resize: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    channels, height, width = spec.shape
+    try:
+        with Image.open(file) as opened:
+            image = opened.convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file}: not an image that can be read ({error})") from error
+    if image.size != (width, height):
+        if not resize:
+            raise DataError(
+                f"{file}: {image.size[0]}x{image.size[1]} pixels, the model takes {width}x{height}; add --resize to scale"
+            )
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    array = np.asarray(image, dtype=np.uint8)
+    return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _from_array(source: Path, spec: DataSpec) -> tuple[int, Iterator[Example]]:
+    try:
+        array = np.load(source, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{source}: not a .npy array that can be read ({error})") from error
+    if array.ndim == len(spec.shape) and spec.shape[0] == 1 and array.shape[1:] == spec.shape[1:]:
+        array = array[:, None]
+    if array.shape[1:] != spec.shape or array.dtype != np.uint8:
+        raise DataError(
+            f"{source}: {array.dtype} of shape {list(array.shape)}; the model takes uint8 of shape [N, {', '.join(map(str, spec.shape))}]"
+        )
+    return len(array), (Example(f"{i:08d}", np.array(row), None) for i, row in enumerate(array))
+
+
+def _from_shards(source: Path, spec: DataSpec) -> tuple[int, Iterator[Example]]:
+    manifest = read_manifest(source)
+    if manifest.spec.shape != spec.shape:
+        raise DataError(f"{source}: examples of shape {list(manifest.spec.shape)}, the model takes {list(spec.shape)}")
+    same_classes = manifest.spec.classes == spec.classes
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+
+    def examples() -> Iterator[Example]:
+        for shard in shards:
+            for example in iter_shard(source / shard.path, manifest.spec, manifest.encoding):
+                # A class index means the same only where the classes are the same.
+                yield example if same_classes else Example(example.key, example.x, None)
+
+    return sum(shard.samples for shard in shards), examples()

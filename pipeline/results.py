@@ -1,0 +1,70 @@
+"""What a finished `dvc repro` leaves, in a few lines: headline numbers and where everything lies."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from ie_model.measures import mean_and_std
+from pipeline.errors import DataError
+from pipeline.files import read_json
+from pipeline.params import Params
+from pipeline.progress import Log
+
+_NAMES = {
+    "supervised": "supervised, same encoder",
+    "plain": "EquiVAE, plain objective",
+    "extended": "EquiVAE, extended objective",
+}
+
+
+def show_results(params: Params, project: Path, log: Log) -> None:
+    """Prints the main run beside the sweep's trials, and the paths of latents and figures.
+
+    Raises:
+        DataError: a stage has not run; the message names the file that is missing.
+    """
+    results = project / "results"
+    measured = read_json(results / "evaluate" / "metrics.json", "the evaluation's metrics (run `dvc repro`)")
+    trained = read_json(results / "train" / "metrics.json", "the training's metrics (run `dvc repro`)")
+    rows = _sweep_rows(results / "sweep" / "table.csv")
+    log("")
+    log(f"Test error, %          labels  epochs  {params.data.source}")
+    main = f"{measured['test_error_classifier_pct']:.2f}"
+    log(f"  {main:>14} {measured['labels']:>12} {trained['epochs']:>7}  the main run (results/train/model)")
+    for (method, labels, epochs), errors in rows.items():
+        mean, std, n = mean_and_std(errors)
+        value = f"{mean:.2f}" + (f" ± {std:.2f}" if n > 1 else "")
+        log(f"  {value:>14} {labels:>12} {epochs:>7}  {_NAMES.get(method, method)} (sweep, n={n})")
+    log("")
+    log(f"  by the generative rule {measured['test_error_generative_pct']:.2f} %, by the nearest r_y "
+        f"{measured['test_error_prototype_pct']:.2f} %")  # fmt: skip
+    log(f"  class from r (linear probe) {measured['probe_class_from_r_linear_pct']:.1f} %, "
+        f"from sampled v (MLP probe) {measured['probe_class_from_v_sampled_mlp_pct']:.1f} %")  # fmt: skip
+    log(f"  bound {measured['bound_nats']:.1f} nats, importance-weighted {measured['iw_bound_nats']:.1f} nats")
+    log("")
+    for what, path in (
+        ("latents", "results/evaluate/latents.parquet"),
+        ("figures", "results/evaluate/figures/"),
+        ("curves", "results/train/curves.png, results/sweep/error_against_labels.png"),
+        ("model", "results/train/model/"),
+        ("metrics", "dvc metrics show"),
+    ):
+        log(f"  {what:<8} {path}")
+
+
+def _sweep_rows(path: Path) -> dict[tuple[str, str, str], list[float]]:
+    """Test errors of finished trials by method, labels and epochs."""
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        result: dict[tuple[str, str, str], list[float]] = {}
+        for row in rows:
+            if row["status"] == "finished":
+                key = (row["method"], row["labels"], row["epochs"] if row["method"] != "supervised" else "-")
+                result.setdefault(key, []).append(float(row["test_error_pct"]))
+    except FileNotFoundError as error:
+        raise DataError(f"the sweep's table is missing (run `dvc repro`): {path}") from error
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path} is damaged or was written by another version: {error}") from error
+    return result
