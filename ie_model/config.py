@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class ModelConfig(_Config):
@@ -31,7 +31,7 @@ class ModelConfig(_Config):
 
     classifier: Literal["distance", "network"]
     """q(y|x): `distance` is a softmax over minus the squared distances of f_inv(x) to the r_y (ours);
-    `network` a dense layer on f_inv's trunk."""
+    `network` a dense layer on f_inv(x)."""
 
     @model_validator(mode="after")
     def _positive(self) -> ModelConfig:

@@ -48,7 +48,7 @@ class Encoded:
 
 def in_batches(x: Tensor, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
     """Stored examples `[N, *shape]` as float batches in [0, 1] on a device."""
-    for batch in x.split(batch_size):
+    for batch in torch.split(x, batch_size):
         yield to_float(batch.to(device))
 
 
@@ -70,7 +70,7 @@ def representations(
     num_classes = model.spec.num_classes
     sums = torch.zeros(num_classes, model.config.r_dim, device=device)
     counts = torch.zeros(num_classes, device=device)
-    for batch, labels in zip(in_batches(x, batch_size, device), y.split(batch_size), strict=True):
+    for batch, labels in zip(in_batches(x, batch_size, device), torch.split(y, batch_size), strict=True):
         batch_sums, batch_counts = class_sums(model.embed(batch), labels.to(device), num_classes)
         sums += batch_sums
         counts += batch_counts

@@ -186,9 +186,7 @@ class Objective(nn.Module):
         loss = -log_q.mean()
         return loss, {"loss": loss.detach(), "log_q_labelled": -loss.detach()}
 
-    def _consistency(
-        self, x: Tensor, log_q: Tensor, r: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def _consistency(self, x: Tensor, log_q: Tensor, r: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the distorted view against the undistorted view's class, where that one is confident."""
         confidence, guess = log_q.detach().exp().max(1)
         mask = (confidence >= self.config.extended.confidence).to(x.dtype)

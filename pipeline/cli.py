@@ -89,7 +89,9 @@ def results(params: ParamsOption = _PARAMS) -> None:
 @app.command()
 def embed(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model, as results/train/model.")],
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a folder of images, a .npy array, or a folder of shards.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="An image, a folder of images, a .npy array, or a folder of shards.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
     resize: Annotated[bool, typer.Option("--resize", help="Scale images of another size to the model's.")] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 500,

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from pipeline.errors import ResourceError
 
@@ -30,7 +31,7 @@ def ray_cluster() -> Iterator[dict[str, float]]:
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
             ray.init(address=address, **quiet)
@@ -46,7 +47,8 @@ def ray_cluster() -> Iterator[dict[str, float]]:
         where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "Ray on this machine"
         raise ResourceError(f"{where} does not start or answer: {' '.join(str(error).split())[:300]}") from error
     try:
-        yield ray.cluster_resources()
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        yield resources
     finally:
         ray.shutdown()
 

@@ -62,7 +62,9 @@ def open_examples(source: Path, spec: DataSpec, resize: bool) -> tuple[int, Iter
         return _from_shards(source, spec)
     if source.is_dir() or source.suffix.lower() in IMAGE_SUFFIXES:
         files = [source] if source.is_file() else _images_in(source)
-        return len(files), (Example(f.stem if source.is_file() else _key(f, source), _image(f, spec, resize), None) for f in files)
+        return len(files), (
+            Example(f.stem if source.is_file() else _key(f, source), _image(f, spec, resize), None) for f in files
+        )
     if source.suffix == ".npy":
         return _from_array(source, spec)
     raise DataError(
@@ -92,7 +94,8 @@ def _image(file: Path, spec: DataSpec, resize: bool) -> np.ndarray[tuple[int, ..
     if image.size != (width, height):
         if not resize:
             raise DataError(
-                f"{file}: {image.size[0]}x{image.size[1]} pixels, the model takes {width}x{height}; add --resize to scale"
+                f"{file}: {image.size[0]}x{image.size[1]} pixels, the model takes {width}x{height}; "
+                "add --resize to scale"
             )
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     array = np.asarray(image, dtype=np.uint8)
@@ -108,7 +111,7 @@ def _from_array(source: Path, spec: DataSpec) -> tuple[int, Iterator[Example]]:
         array = array[:, None]
     if array.shape[1:] != spec.shape or array.dtype != np.uint8:
         raise DataError(
-            f"{source}: {array.dtype} of shape {list(array.shape)}; the model takes uint8 of shape [N, {', '.join(map(str, spec.shape))}]"
+            f"{source}: {array.dtype} of shape {list(array.shape)}; the model takes uint8 of N x {list(spec.shape)}"
         )
     return len(array), (Example(f"{i:08d}", np.array(row), None) for i, row in enumerate(array))
 

@@ -59,6 +59,10 @@ _RESOURCE_ERRNOS = {
     errno.EROFS: "read-only file system",
     errno.EFBIG: "file too large for this process or file system",
     errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EEXIST: "a file stands where a folder is needed",
+    errno.EISDIR: "a folder stands where a file is needed",
+    errno.EEXIST: "a file stands where a folder is needed",
+    errno.EISDIR: "a folder stands where a file is needed",
     errno.EMFILE: "too many open files",
 }
 

@@ -14,7 +14,15 @@ import torch
 
 from ie_model import measures
 from ie_model.artifact import Artifact, load_artifact
-from ie_model.inference import class_bounds, encode, importance_weighted_bound, in_batches, nearest_prototype, sample, swap
+from ie_model.inference import (
+    class_bounds,
+    encode,
+    importance_weighted_bound,
+    in_batches,
+    nearest_prototype,
+    sample,
+    swap,
+)
 from ie_model.networks import to_float
 from pipeline import figures
 from pipeline.errors import DataError
@@ -25,7 +33,7 @@ from pipeline.latents import latent_writer
 from pipeline.params import Params
 from pipeline.progress import Log, Meter
 from pipeline.reader import SplitData, load_split
-from pipeline.shards import Manifest, read_manifest, verify_shards
+from pipeline.shards import Manifest, SplitName, read_manifest, verify_shards
 
 Array = npt.NDArray[np.float32]
 
@@ -60,8 +68,11 @@ def evaluate(params: Params, project: Path, log: Log) -> Path:
     verify_shards(folder, manifest)
     out = project / "results" / "evaluate"
     out.mkdir(parents=True, exist_ok=True)
-    splits = {name: load_split(folder, manifest, name) for name in ("train", "val", "test")}
-    encoded = _encode_splits(artifact, splits, manifest, params, out / "latents.parquet", sha256_file(folder / "manifest.json"))
+    names: tuple[SplitName, ...] = ("train", "val", "test")
+    splits = {name: load_split(folder, manifest, name) for name in names}
+    encoded = _encode_splits(
+        artifact, splits, manifest, params, out / "latents.parquet", sha256_file(folder / "manifest.json")
+    )
     metrics = _metrics(artifact, splits, encoded, params, log)
     write_json(out / "metrics.json", metrics)
     _write_tables(out, manifest, encoded["test"], params)
@@ -84,22 +95,30 @@ def read_model(folder: Path, device: str) -> Artifact:
 
 
 def _encode_splits(
-    artifact: Artifact, splits: dict[str, SplitData], manifest: Manifest, params: Params, path: Path, data_hash: str
-) -> dict[str, Encodings]:
+    artifact: Artifact,
+    splits: dict[SplitName, SplitData],
+    manifest: Manifest,
+    params: Params,
+    path: Path,
+    data_hash: str,
+) -> dict[SplitName, Encodings]:
     train = splits["train"]
     labelled = choose_labelled(train.keys, train.y, manifest.spec.classes, params.labels.count, params.labels.seed)
     size = params.evaluate.batch_size
     prune = float(artifact.provenance["prune"])
     generator = torch.Generator().manual_seed(params.evaluate.seed)
     meter = Meter("evaluate", sum(len(split) for split in splits.values()), "examples")
-    done, result = 0, {}
+    done = 0
+    result: dict[SplitName, Encodings] = {}
     with latent_writer(path, artifact, data_hash) as writer:
         for name, split in splits.items():
             used = np.zeros(len(split), dtype=bool)
             if name == "train":
                 used[labelled] = True
             parts: list[Encodings] = []
-            for start, batch in zip(range(0, len(split), size), in_batches(split.x, size, params.train.device), strict=True):
+            for start, batch in zip(
+                range(0, len(split), size), in_batches(split.x, size, params.train.device), strict=True
+            ):
                 rows = slice(start, start + len(batch))
                 e = encode(artifact, batch, prune, generator)
                 writer.write(split.keys[rows], name, split.y[rows], used[rows], batch, e)
@@ -118,7 +137,11 @@ def _columns(e: Encodings) -> tuple[npt.NDArray[Any], ...]:
 
 
 def _metrics(
-    artifact: Artifact, splits: dict[str, SplitData], encoded: dict[str, Encodings], params: Params, log: Log
+    artifact: Artifact,
+    splits: dict[SplitName, SplitData],
+    encoded: dict[SplitName, Encodings],
+    params: Params,
+    log: Log,
 ) -> dict[str, float]:
     """Flat, finite numbers; docs/metrics.md says what each means and what fools it."""
     test, settings = encoded["test"], params.evaluate
@@ -214,8 +237,10 @@ def _write_tables(out: Path, manifest: Manifest, test: Encodings, params: Params
     pairs = ((classes[a], classes[p]) for a, p in zip(test.y, predicted, strict=True))
     _write_csv(out / "confusion.csv", ("actual", "predicted"), pairs)
     curve = measures.calibration_curve(test.probabilities, test.y, params.evaluate.calibration_bins)
-    rows = zip(curve.confidence.tolist(), curve.accuracy.tolist(), curve.count.tolist(), strict=True)
-    _write_csv(out / "calibration.csv", ("confidence", "accuracy", "count"), (row for row in rows if row[2] > 0))
+    bins = zip(curve.confidence.tolist(), curve.accuracy.tolist(), curve.count.tolist(), strict=True)
+    # An empty bin has neither confidence nor accuracy.
+    rows = ((confidence, accuracy, count) if count else ("", "", 0) for confidence, accuracy, count in bins)
+    _write_csv(out / "calibration.csv", ("confidence", "accuracy", "count"), rows)
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
@@ -243,7 +268,8 @@ def _write_images(path: Path, artifact: Artifact, test: SplitData, params: Param
         "samples": sample(artifact, 10, generator),
     }
     with atomic_file(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, **{name: grid.cpu().numpy().astype(np.float32) for name, grid in grids.items()})
+        arrays: dict[str, Any] = {name: grid.cpu().numpy().astype(np.float32) for name, grid in grids.items()}
+        np.savez_compressed(file, **arrays)
 
 
 def _draw(out: Path, classes: tuple[str, ...]) -> None:
@@ -251,7 +277,9 @@ def _draw(out: Path, classes: tuple[str, ...]) -> None:
     images, latents = out / "images.npz", out / "latents.parquet"
     drawn = out / "figures"
     pairs = [label for name in classes[:5] for label in (name, "decoded")]
-    figures.image_grid(images, "reconstructions", drawn / "reconstructions.png", "Test images and their reconstructions", pairs)
+    figures.image_grid(
+        images, "reconstructions", drawn / "reconstructions.png", "Test images and their reconstructions", pairs
+    )
     figures.image_grid(
         images,
         "swap",
@@ -260,7 +288,9 @@ def _draw(out: Path, classes: tuple[str, ...]) -> None:
         list(classes),
         ["x", *(f"r of {name}" for name in classes)],
     )
-    figures.image_grid(images, "samples", drawn / "samples.png", "Samples: one v per column, r of each class", list(classes))
+    figures.image_grid(
+        images, "samples", drawn / "samples.png", "Samples: one v per column, r of each class", list(classes)
+    )
     figures.latent_map(latents, "r", drawn / "map_r.png")
     figures.latent_map(latents, "v_mean", drawn / "map_v.png")
     figures.confusion_matrix(out / "confusion.csv", drawn / "confusion.png")

@@ -12,7 +12,7 @@ from pipeline.files import atomic_file, atomic_folder, remove_leftovers, sha256_
 from pipeline.params import Params
 from pipeline.progress import Log
 from pipeline.sources import SOURCES, RawFile, Source
-from pipeline.ways import Https, Npm, Way, WayFailed, from_folder
+from pipeline.ways import Https, Npm, Way, WayFailed, from_folder, mismatch
 
 
 def fetch(params: Params, project: Path, log: Log) -> Path:
@@ -33,7 +33,7 @@ def fetch_source(source: Source, ways: tuple[str, ...], folder: str | None, proj
     out = project / "data" / "raw" / source.name
     cache = project / ".cache" / "raw"
     remove_leftovers(out)
-    with atomic_folder(out) as part, tempfile.TemporaryDirectory(prefix=".fetch-", dir=part.parent) as scratch:
+    with atomic_folder(out) as part, _scratch(out) as scratch:
         if source.bundled:
             source.write_bundled(part)
         by_name = _ways(ways, folder, project, out, cache, Path(scratch))
@@ -48,14 +48,9 @@ def fetch_source(source: Source, ways: tuple[str, ...], folder: str | None, proj
     return out
 
 
-def mismatch(path: Path, file: RawFile) -> str | None:
-    """What is wrong with a file that should be `file`, or None."""
-    size = path.stat().st_size
-    if size != file.size:
-        return f"{size} bytes long, expected {file.size}"
-    if (found := sha256_file(path)) != file.sha256:
-        return f"of SHA-256 {found}, expected {file.sha256}"
-    return None
+def _scratch(out: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder for downloads, named so that `remove_leftovers` finds it after a kill."""
+    return tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent)
 
 
 def _ways(
@@ -111,7 +106,7 @@ def _on_disk(out: Path, cache: Path) -> Way:
 
 def _keep(path: Path, cached: Path) -> None:
     """A second name in the cache: DVC removes a stage's outputs before it runs the stage again."""
-    if cached.is_file():
+    if cached.is_file() and sha256_file(cached) == cached.name:
         return
     with atomic_file(cached) as part:
         part.unlink()

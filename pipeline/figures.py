@@ -114,11 +114,11 @@ def error_against_labels(table_csv: Path, out: Path) -> None:
     """Test error by number of labels, a line per method: mean over seeds, bars of one standard deviation (n - 1).
 
     Args:
-        table_csv: columns method, labels (a count over all classes), seed, test_error (percent); one row a run.
+        table_csv: columns method, labels (a count over all classes), seed, test_error_pct (percent); one row a run.
     """
-    table = _read_csv(table_csv, ["method", "labels", "seed", "test_error"])
+    table = _read_csv(table_csv, ["method", "labels", "seed", "test_error_pct"])
     labels = _numbers(table, "labels", table_csv)
-    errors = _numbers(table, "test_error", table_csv)
+    errors = _numbers(table, "test_error_pct", table_csv)
     if labels.min() <= 0:
         raise DataError(f"column labels must hold counts above 0, got {labels.min():g}: {table_csv}")
     methods = list(dict.fromkeys(table["method"]))

@@ -75,6 +75,10 @@ def remove_leftovers(path: Path) -> None:
     if path.parent.is_dir():
         for part in path.parent.glob(f".{path.name}.*.part"):
             shutil.rmtree(part) if part.is_dir() else part.unlink()
+        for old in path.parent.glob(f".{path.name}.*.old"):
+            if not path.exists() and (old / path.name).exists():
+                os.replace(old / path.name, path)  # killed between the two renames of `atomic_folder`
+            shutil.rmtree(old)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -98,7 +102,7 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise DataError(f"{what} is missing: {path}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{what} is damaged, not JSON ({error}): {path}") from error
 
 

@@ -1,4 +1,4 @@
-"""A run's identity: what its numbers depend on, as a short hash. Ray resumes by name alone, so the name must be this."""
+"""A run's identity: what its numbers depend on, as a short hash. Ray resumes by name alone: the name must be this."""
 
 from __future__ import annotations
 

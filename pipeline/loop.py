@@ -169,9 +169,7 @@ class Trainer:
         """Trains to the end, from the last checkpoint if there is one. Returns the last epoch's metrics."""
         with self.session.restore() as folder:
             if folder is not None:
-                self.state = load_checkpoint(
-                    folder, self.job.fingerprint, self.model, self.averaged, self.optimizer
-                )
+                self.state = load_checkpoint(folder, self.job.fingerprint, self.model, self.averaged, self.optimizer)
         while self.state.epoch < self.job.epochs:
             started = time.monotonic()
             row = self._epoch() | self._validate()
@@ -270,17 +268,18 @@ class Trainer:
         rank, world = self.session.rank, self.session.world_size
         x, y = self.data.val.x[rank::world], torch.from_numpy(self.data.val.y[rank::world])
         generator = torch.Generator().manual_seed(self.job.seed)
-        wrong, bound = torch.zeros((), device=device), torch.zeros((), device=device)
-        for batch, labels in zip(in_batches(x, size, device), y.split(size), strict=True):
+        sums = torch.zeros(3, dtype=torch.float64, device=device)  # wrong, bound, points
+        for batch, labels in zip(in_batches(x, size, device), torch.split(y, size), strict=True):
             log_q = model.classify(model.embed(batch), r)
-            wrong += (log_q.argmax(1) != labels.to(device)).sum()
+            sums[0] += (log_q.argmax(1) != labels.to(device)).sum()
+            sums[2] += len(batch)
             if not self.supervised:
                 features = model.features(batch)
                 prune = self.job.objective.prune
-                bound += unlabelled_bound(model, batch, features, r, log_q, prune, generator).bound.sum()
-        totals = self.session.all_reduce(torch.stack([wrong, bound, torch.tensor(float(len(x)), device=device)]))
-        metrics = {"val_error": 100 * float(totals[0] / totals[2])}
-        return metrics if self.supervised else metrics | {"val_bound": float(totals[1] / totals[2])}
+                sums[1] += unlabelled_bound(model, batch, features, r, log_q, prune, generator).bound.sum()
+        wrong, bound, points = self.session.all_reduce(sums).tolist()
+        metrics = {"val_error": 100 * wrong / points}
+        return metrics if self.supervised else metrics | {"val_bound": bound / points}
 
     def _representations(self) -> tuple[Tensor, Tensor]:
         labelled = torch.from_numpy(self.data.labelled)

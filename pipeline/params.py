@@ -21,7 +21,7 @@ Method = Literal["supervised", "plain", "extended"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class DataParams(_Section):
@@ -242,7 +242,9 @@ def parse_params(raw: Any, name: str = "params.yaml") -> Params:
         return Params.model_validate_json(json.dumps(raw), strict=True)
     except (TypeError, ValueError) as error:
         if not isinstance(error, ValidationError):
-            raise ParamsError(f"{name} holds a value that is neither text, number, list nor section: {error}") from error
+            raise ParamsError(
+                f"{name} holds a value that is neither text, number, list nor section: {error}"
+            ) from error
         raise ParamsError(f"{name}: " + "; ".join(_describe(error))) from error
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
 from pipeline.labels import IntArray
-from pipeline.shards import Manifest, iter_shard
+from pipeline.shards import Manifest, SplitName, iter_shard
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class SplitData:
         return len(self.keys)
 
 
-def load_split(folder: Path, manifest: Manifest, split: str, log: Callable[[str], None] | None = None) -> SplitData:
+def load_split(
+    folder: Path, manifest: Manifest, split: SplitName, log: Callable[[str], None] | None = None
+) -> SplitData:
     """Reads all shards of a split. Examples are sorted by key: what follows does not depend on the shards' layout.
 
     Raises:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from ie_model.spec import DataSpec
 from pipeline.errors import DataError
 from pipeline.files import atomic_folder, remove_leftovers, sha256_file, write_json
 from pipeline.jobs import shards_folder
 from pipeline.params import Params
 from pipeline.progress import Log, Meter
-from pipeline.shards import FORMAT, MANIFEST, Encoding, Manifest, Split, encode_example, write_shard
+from pipeline.shards import FORMAT, MANIFEST, Encoding, Manifest, Split, SplitName, encode_example, write_shard
 from pipeline.sources import SOURCES, Example, Source
-
-SplitName = Literal["train", "val", "test"]
 
 
 def shard(params: Params, project: Path, log: Log) -> Path:
@@ -36,14 +35,14 @@ def shard(params: Params, project: Path, log: Log) -> Path:
     remove_leftovers(out)
     spec, encoding = source.spec(raw), params.data.encoding
     meter = Meter("shard", source.num_train, "train examples")
-    train = _encode(source.examples(raw, "train"), encoding, meter)
+    train = _encode(source.examples(raw, "train"), spec, encoding, meter)
     meter.close()
     labels = {key: y for key, (_, y) in train.items()}
     val_keys = choose_val(labels, spec.num_classes, params.data.val_size, params.data.split_seed)
     parts: dict[SplitName, dict[str, tuple[dict[str, Any], int | None]]] = {
         "train": {key: value for key, value in train.items() if key not in val_keys},
         "val": {key: value for key, value in train.items() if key in val_keys},
-        "test": _encode(source.examples(raw, "test"), encoding),
+        "test": _encode(source.examples(raw, "test"), spec, encoding),
     }
     if twice := parts["test"].keys() & train.keys():
         raise DataError(f"{source.name}: the key {min(twice)!r} is in both train and test")
@@ -102,19 +101,26 @@ def choose_val(labels: dict[str, int | None], num_classes: int, val_size: int, s
     chosen: set[str] = set()
     for c, keys in by_class.items():
         if len(keys) - parts[c] < 2:
-            raise DataError(f"class {c} has {len(keys)} examples and would keep {len(keys) - parts[c]}; lower data.val_size")
-        chosen.update(sorted(keys, key=lambda key: _rank(seed, str(c), key))[: parts[c]])
+            raise DataError(
+                f"class {c} has {len(keys)} examples and would keep {len(keys) - parts[c]}; lower data.val_size"
+            )
+        chosen.update(sorted(keys, key=lambda key: _rank(seed, f"val/{c}", key))[: parts[c]])
     return chosen
 
 
 def _encode(
-    examples: Iterable[Example], encoding: Encoding, meter: Meter | None = None
+    examples: Iterable[Example], spec: DataSpec, encoding: Encoding, meter: Meter | None = None
 ) -> dict[str, tuple[dict[str, Any], int | None]]:
     """Encoded samples and classes, by key."""
     result: dict[str, tuple[dict[str, Any], int | None]] = {}
     for example in examples:
         if example.key in result:
             raise DataError(f"the key {example.key!r} occurs twice")
+        if example.x.dtype != np.uint8 or example.x.shape != spec.shape:
+            found = f"{example.x.dtype} of shape {list(example.x.shape)}"
+            raise DataError(f"example {example.key!r}: {found}, expected uint8 of {list(spec.shape)}")
+        if example.y is not None and not 0 <= example.y < spec.num_classes:
+            raise DataError(f"example {example.key!r}: class {example.y}; allowed: 0 to {spec.num_classes - 1}")
         result[example.key] = encode_example(example, encoding), example.y
         if meter is not None and len(result) % 500 == 0:
             meter.update(len(result))

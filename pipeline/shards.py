@@ -7,26 +7,32 @@ manifest is what DVC hashes and what every reader trusts, after `verify_shards` 
 from __future__ import annotations
 
 import io
+import os
+import re
+import struct
 import tarfile
+import tokenize
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from webdataset import TarWriter
-from webdataset.tariterators import group_by_keys, tar_file_iterator
+from webdataset.tariterators import base_plus_ext, group_by_keys
 
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
 from pipeline.files import read_json, sha256_file
 from pipeline.sources.base import Example
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 MANIFEST = "manifest.json"
 Encoding = Literal["png", "npy"]
+SplitName = Literal["train", "val", "test"]
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 _REMEDY = "run `dvc repro --force shard` to write the shards again"
 
 
@@ -68,17 +74,20 @@ class Manifest(BaseModel):
     spec: DataSpec
     encoding: Encoding
     split_seed: int
-    splits: dict[Literal["train", "val", "test"], Split]
+    splits: dict[SplitName, Split]
 
 
 def encode_example(example: Example, encoding: Encoding) -> dict[str, Any]:
     """A sample for a webdataset writer.
 
     Raises:
-        DataError: the key holds a dot or a path, which webdataset would read back as another key.
+        DataError: the key holds what webdataset would read back as another key (a dot, a path), pass over (`__`), or
+            what a tar's name field cannot take.
     """
-    if not example.key or "." in example.key or "/" in example.key or "\\" in example.key:
-        raise DataError(f"key {example.key!r}: allowed are names without dots and slashes")
+    if not _KEY.fullmatch(example.key):
+        raise DataError(
+            f"key {example.key!r}: allowed are up to 80 letters, digits, '_' and '-', the first no '_' or '-'"
+        )
     buffer = io.BytesIO()
     if encoding == "png":
         # Images of one channel are stored grey. A fixed, low compression level: the same bytes every time, quickly.
@@ -106,17 +115,17 @@ def iter_shard(path: Path, spec: DataSpec, encoding: Encoding) -> Iterator[Examp
     Fields are decoded by name: nothing else in a tar is ever looked into, least of all a pickle.
 
     Raises:
-        DataError: the tar is missing or truncated, or a sample is not what the spec says; names shard and key.
+        DataError: the tar is missing, truncated or damaged, or a sample is not what the spec says; names shard and
+            key.
     """
     try:
         with path.open("rb") as file:
-            members = ({**member, "__url__": str(path)} for member in tar_file_iterator(file, handler=_raise))
-            for sample in group_by_keys(_checked_names(members, path), handler=_raise):
+            for sample in group_by_keys(_members(file, path), handler=_raise):
                 yield _decode(sample, path, spec, encoding)
     except FileNotFoundError as error:
         raise DataError(f"shard is missing: {path}; {_REMEDY}") from error
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"{path}: not a whole tar ({error.args[0] if error.args else error}); {_REMEDY}") from error
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise DataError(f"{path}: not a whole tar ({error}); {_REMEDY}") from error
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -135,9 +144,13 @@ def read_manifest(folder: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise DataError(f"{path} is damaged at {where or 'its top'}: {first['msg']}; {_REMEDY}") from error
+    if absent := {"train", "val", "test"} - manifest.splits.keys():
+        raise DataError(f"{path} is damaged: no split {min(absent)}; {_REMEDY}")
     for name, split in manifest.splits.items():
         if split.samples != sum(shard.samples for shard in split.shards):
-            raise DataError(f"{path} is damaged: split {name} has {split.samples} samples, its shards others; {_REMEDY}")
+            raise DataError(
+                f"{path} is damaged: split {name} has {split.samples} samples, its shards others; {_REMEDY}"
+            )
         if tuple(split.class_counts) != manifest.spec.classes:
             raise DataError(f"{path} is damaged: the classes of split {name} are not those of the spec; {_REMEDY}")
     return manifest
@@ -157,17 +170,50 @@ def verify_shards(folder: Path, manifest: Manifest, splits: Sequence[str] | None
             if not path.is_file():
                 raise DataError(f"shard is missing: {path}; {_REMEDY}")
             if (size := path.stat().st_size) != shard.bytes:
-                raise DataError(f"{path}: truncated or overgrown, {size} of {shard.bytes} bytes; {_REMEDY}")
+                what = "truncated" if size < shard.bytes else "overgrown"
+                raise DataError(f"{path}: {what}, {size} of {shard.bytes} bytes; {_REMEDY}")
             if sha256_file(path) != shard.sha256:
                 raise DataError(f"{path}: damaged, its SHA-256 is not the manifest's; {_REMEDY}")
 
 
-def _checked_names(members: Iterator[dict[str, Any]], path: Path) -> Iterator[dict[str, Any]]:
-    for member in members:
-        name = str(member["fname"])
-        if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
-            raise DataError(f"{path}: member {name!r} points outside the shard")
-        yield member
+def _members(file: BinaryIO, path: Path) -> Iterator[dict[str, Any]]:
+    """Names and bytes of a tar's members, for webdataset's grouping by key.
+
+    webdataset's own iterator passes over what it does not know, and tarfile takes a header that it cannot read for the
+    tar's end. Here every member must be a sample's, and the tar must end where its last member does.
+    """
+    seen: set[str] = set()
+    size = os.fstat(file.fileno()).st_size
+    end = 0
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for info in tar:
+            _check_member(info, path)
+            if info.name in seen:
+                raise DataError(f"{path}: member {info.name!r} occurs twice")
+            seen.add(info.name)
+            # Looked at before reading: a damaged header may state more bytes than the memory holds.
+            left = max(0, size - info.offset_data)
+            if not 0 <= info.size <= left:
+                raise DataError(f"{path}: truncated, member {info.name!r} has {left} of {info.size} bytes; {_REMEDY}")
+            file.seek(info.offset_data)
+            data = file.read(info.size)
+            end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            yield {"fname": info.name, "data": data, "__url__": str(path)}
+    file.seek(end)
+    if file.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):
+        raise DataError(f"{path}: truncated or damaged after byte {end}, where the tar should end; {_REMEDY}")
+
+
+def _check_member(info: tarfile.TarInfo, path: Path) -> None:
+    name = info.name
+    if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
+        raise DataError(f"{path}: member {name!r} points outside the shard")
+    if not info.isreg() or info.issparse():
+        raise DataError(f"{path}: member {name!r} is not a plain file")
+    key, field = base_plus_ext(name)
+    # Names in `__` are webdataset's own: by `k.__bad__` a sample would be passed over without a word.
+    if key is None or name.startswith("__") or field.startswith("__"):
+        raise DataError(f"{path}: member {name!r} is not <key>.<field> of a sample")
 
 
 def _decode(sample: dict[str, Any], path: Path, spec: DataSpec, encoding: Encoding) -> Example:
@@ -178,27 +224,52 @@ def _decode(sample: dict[str, Any], path: Path, spec: DataSpec, encoding: Encodi
         raise DataError(f"{where}: unexpected member .{unknown[0]}; allowed: .{encoding} and .cls")
     if encoding not in sample:
         raise DataError(f"{where}: no member .{encoding}")
-    x = _decode_array(sample[encoding], where, encoding)
-    if x.shape != spec.shape or x.dtype != np.uint8:
-        raise DataError(f"{where}: {x.dtype} of shape {list(x.shape)}, the manifest says uint8 of {list(spec.shape)}")
+    x = (_decode_png if encoding == "png" else _decode_npy)(sample[encoding], where, spec)
     if "cls" not in sample:
         return Example(key, x, None)
     text = sample["cls"].decode("ascii", errors="replace")
-    if not text.isdigit() or int(text) >= spec.num_classes:
+    # int() refuses very long numbers by a ValueError of its own.
+    if not text.isdigit() or len(text) > 9 or int(text) >= spec.num_classes:
         raise DataError(f"{where}: class {text[:20]!r}; allowed: 0 to {spec.num_classes - 1}")
     return Example(key, x, int(text))
 
 
-def _decode_array(data: bytes, where: str, encoding: Encoding) -> npt.NDArray[np.uint8]:
+def _decode_png(data: bytes, where: str, spec: DataSpec) -> npt.NDArray[np.uint8]:
+    channels, height, width = spec.shape
+    mode = "L" if channels == 1 else "RGB"
     try:
-        if encoding == "npy":
-            array: npt.NDArray[np.uint8] = np.load(io.BytesIO(data), allow_pickle=False)
-            return array
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            # The header alone has been read: a picture of another size is never unpacked.
+            if (image.mode, image.height, image.width) != (mode, height, width):
+                raise DataError(
+                    f"{where}: {image.mode} picture of {image.height}x{image.width}, "
+                    f"the manifest says {mode} of {height}x{width}"
+                )
             pixels = np.asarray(image)
-    except (UnidentifiedImageError, ValueError, EOFError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: .{encoding} cannot be decoded ({error})") from error
+    except (
+        *(ValueError, TypeError, IndexError, EOFError, OSError, SyntaxError, struct.error),
+        Image.DecompressionBombError,
+    ) as error:
+        raise DataError(f"{where}: .png cannot be decoded ({error})") from error
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _decode_npy(data: bytes, where: str, spec: DataSpec) -> npt.NDArray[np.uint8]:
+    # Not np.load: it would open zip archives too, and reserve whatever size the header states.
+    file = io.BytesIO(data)
+    try:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("version other than 1.0")
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    except (ValueError, TypeError, EOFError, OSError, RecursionError, tokenize.TokenError) as error:
+        # The header is a Python literal: each of these is what numpy raises for some damage to it.
+        raise DataError(f"{where}: .npy cannot be decoded ({error})") from error
+    if shape != spec.shape or dtype != np.uint8 or fortran_order:
+        raise DataError(f"{where}: {dtype} of shape {list(shape)}, the manifest says uint8 of {list(spec.shape)}")
+    values = file.read()
+    if len(values) != spec.num_values:
+        raise DataError(f"{where}: .npy holds {len(values)} of {spec.num_values} bytes")
+    return np.frombuffer(values, dtype=np.uint8).reshape(shape)
 
 
 def _raise(error: Exception) -> bool:

@@ -38,7 +38,8 @@ from pipeline.reader import load_split
 from pipeline.shards import Manifest, read_manifest, verify_shards
 
 COLUMNS = (
-    "method", "labels", "seed", "test_error_pct", "val_error_pct", "val_bound_nats", "epochs", "steps", "status", "error"
+    "method", "labels", "seed", "test_error_pct", "val_error_pct", "val_bound_nats", "epochs", "steps",
+    "status", "error",
 )  # fmt: skip
 
 
@@ -104,9 +105,7 @@ def plan_trials(params: Params, project: Path, manifest: Manifest) -> list[Trial
     trials = []
     for count, method, seed in itertools.product(sweep.label_counts, sweep.methods, sweep.seeds):
         labels = sum(labels_per_class(count, counts, seed).values())
-        job = make_job(
-            params, project, method=method, label_count=count, seed=seed, world_size=1, in_sweep=True
-        )
+        job = make_job(params, project, method=method, label_count=count, seed=seed, world_size=1, in_sweep=True)
         trials.append(Trial(method, labels, seed, job))
     return trials
 
@@ -139,7 +138,7 @@ def _run(trials: list[Trial], store: Path, params: Params, log: Log) -> dict[str
         # Tune's own record of the grid is of no further use: results lie beside it, by fingerprint.
         shutil.rmtree(store.parent / "tune", ignore_errors=True)
     failures = {}
-    for result in grid:
+    for result in (grid[i] for i in range(len(grid))):
         metrics = result.metrics or {}
         config = Job.model_validate_json((result.config or {})["job"])
         if result.error is not None:
@@ -172,8 +171,8 @@ def _trial(config: dict[str, Any], store: str, queue: Any) -> None:
             seconds=round(trainer.state.seconds, 1),
         )
     except Exception as error:
-        # Reported as a row, not raised: one failed trial must not end the others, nor its worker that goes on with them.
-        # The log keeps the traceback.
+        # Reported as a row, not raised: one failed trial must not end the others, nor its worker that goes on with
+        # them. The log keeps the traceback.
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.log").write_text(traceback.format_exc())
         tune.report({"error": f"{type(error).__name__}: {error}"})
@@ -273,7 +272,13 @@ def _publish(trials: list[Trial], store: Path, failures: dict[str, str], out: Pa
         else:
             error = failures.get(trial.job.fingerprint, "did not run")
             log(f"sweep: FAILED {trial.method}, {trial.labels} labels, seed {trial.seed}: {error}; see {path.parent}")
-            row = {"method": trial.method, "labels": trial.labels, "seed": trial.seed, "status": "failed", "error": error}
+            row = {
+                "method": trial.method,
+                "labels": trial.labels,
+                "seed": trial.seed,
+                "status": "failed",
+                "error": error,
+            }
         rows.append(row)
     finished = [row for row in rows if row["status"] == "finished"]
     if not finished:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,10 @@ def train(params: Params, project: Path, log: Log) -> Path:
     # Only now: until the artifact is in place, the run state is what a repeated `train` goes on from.
     shutil.rmtree(storage / _run_name(job), ignore_errors=True)
     metrics = read_json(out / "metrics.json", "training metrics")
-    log(f"train: val error {metrics['val_error_pct']:.2f} %, {time_left(metrics_seconds(out))} min; model in {out / 'model'}")
+    log(
+        f"train: val error {metrics['val_error_pct']:.2f} %, {time_left(metrics_seconds(out))} min; "
+        f"model in {out / 'model'}"
+    )
     return out
 
 
@@ -91,7 +94,7 @@ def _fit(job: Job, params: Params, storage: Path, log: Log) -> Iterator[Path]:
     cuda = params.train.device == "cuda"
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
-        train_worker,
+        cast(Any, train_worker),  # declared without a return value, which Ray Train returns all the same
         train_loop_config={"job": job.model_dump_json(), "queue": queue},
         scaling_config=ScalingConfig(
             num_workers=params.train.num_workers,
@@ -109,7 +112,7 @@ def _fit(job: Job, params: Params, storage: Path, log: Log) -> Iterator[Path]:
     watcher = _Watcher(job, log)
     try:
         with listening(queue, watcher):
-            result = trainer.fit()
+            result: Any = trainer.fit()  # the declared type is that of the older Ray Train
     except Exception as error:
         raise _user_side(error) from error
     finally:
@@ -210,15 +213,45 @@ class RaySession:
 
 
 def _user_side(error: Exception) -> Exception:
-    """The worker's own error, if it is one that the user can mend; else a TrainingError that says where to look."""
+    """What the user can mend in a failed run: a worker's own PipelineError, a worker or rank that was lost.
+
+    Anything else is a bug of a worker and is returned as it came, with its traceback.
+    """
     failures = getattr(error, "worker_failures", {})
     for rank in sorted(failures):
-        cause: BaseException | None = failures[rank]
-        while cause is not None:
+        for cause in _causes(failures[rank]):
             if isinstance(cause, PipelineError):
                 return cause
-            cause = getattr(cause, "cause", None) or cause.__cause__
+            if _is_lost_rank(cause):
+                text = " ".join(str(cause).split())[:200]
+                return TrainingError(
+                    f"rank {rank} waited in vain for another, which was lost or is out of step ({text}); "
+                    "`ie train` goes on from the last checkpoint; a longer wait is train.timeout_s"
+                )
+    for cause in _causes(error):
+        if type(cause).__name__ == "BroadcastCollectiveTimeoutError":
+            return TrainingError("ranks reported unequally often: " + " ".join(str(cause).split())[:300])
     return error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = getattr(error, "cause", None) or error.__cause__
+
+
+# How torch's process groups word a peer that does not answer: gloo and NCCL raise plain RuntimeErrors.
+_LOST_RANK = (
+    "Timed out waiting",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Read error",
+    "NCCL timeout",
+)
+
+
+def _is_lost_rank(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _LOST_RANK)
 
 
 def _publish(checkpoint: Path, out: Path, job: Job) -> None:
@@ -246,7 +279,7 @@ def _publish(checkpoint: Path, out: Path, job: Job) -> None:
     for name in ("val_bound", "kl", "classes_alive"):
         if name in last:
             metrics[name if name == "classes_alive" else f"{name}_nats"] = last[name]
-    write_json(out / "metrics.json", metrics)
+    write_json(out / "metrics.json", {name: round(value, 6) for name, value in metrics.items()})
     write_json(out / "timing.json", {"seconds": round(progress["seconds"], 1)})
     training_curves(out / "history.csv", out / "curves.png")
 

