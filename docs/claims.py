@@ -125,7 +125,9 @@ def pages(rows: list[dict[str, Any]]) -> dict[Path, str]:
     readme = (REPOSITORY / "README.md").read_text()
     before, rest = readme.split(_BEGIN)
     after = rest.split(_END)[1]
-    heading = "# Measured figures\n\nMade from `claims.json` by `docs/claims.py`. A target that was missed stays in.\n\n"
+    heading = (
+        "# Measured figures\n\nMade from `claims.json` by `docs/claims.py`. A target that was missed stays in.\n\n"
+    )
     return {
         REPOSITORY / "README.md": f"{before}{_BEGIN}\n{headline(rows)}{_END}{after}",
         REPOSITORY / "docs/results/claims.md": heading + table(rows),

@@ -74,12 +74,19 @@ def load_artifact(folder: Path, device: torch.device | str = "cpu") -> Artifact:
         state = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
         model.load_state_dict(state)
         representations, counts = tensors["class_representations"], tensors["class_counts"]
+        _check_shape("class_representations", representations, (spec.num_classes, model.config.r_dim))
+        _check_shape("class_counts", counts, (spec.num_classes,))
     except FileNotFoundError as error:
         raise ValueError(f"no model in {folder}: {_WEIGHTS} is missing") from error
     except (SafetensorError, RuntimeError, KeyError, OSError) as error:
         raise ValueError(f"{folder / _WEIGHTS} is damaged or does not fit its config: {_one_line(error)}") from error
     model.to(device).eval()
     return Artifact(model, representations, counts, provenance)
+
+
+def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != expected:
+        raise RuntimeError(f"{name} has shape {list(tensor.shape)}, expected {list(expected)}")
 
 
 def _one_line(error: Exception) -> str:

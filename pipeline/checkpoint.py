@@ -73,7 +73,7 @@ def load_checkpoint(
         if averaged is not None:
             averaged.load_state_dict(load_file(folder / "averaged.safetensors"))
         _restore_optimizer(optimizer, load_file(folder / "optimizer.safetensors"))
-    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"checkpoint {folder} is damaged: {' '.join(str(error).split())[:300]}") from error
     return progress
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import math
 import warnings
 import zipfile
@@ -47,7 +48,7 @@ _CLASSES = (
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-_STYLE = {
+_STYLE: Any = {
     "font.size": 10.0,
     "axes.titlesize": 11.0,
     "figure.titlesize": 12.0,
@@ -114,11 +115,19 @@ def error_against_labels(table_csv: Path, out: Path) -> None:
     """Test error by number of labels, a line per method: mean over seeds, bars of one standard deviation (n - 1).
 
     Args:
-        table_csv: columns method, labels (a count over all classes), seed, test_error_pct (percent); one row a run.
+        table_csv: columns method, labels (a count over all classes), seed, test_error_pct (percent); one row a run. A run
+            without an error rate (it failed) is left out.
     """
     table = _read_csv(table_csv, ["method", "labels", "seed", "test_error_pct"])
     labels = _numbers(table, "labels", table_csv)
-    errors = _numbers(table, "test_error_pct", table_csv)
+    errors = _numbers(table, "test_error_pct", table_csv, gaps=True)
+    finished = np.isfinite(errors)
+    if not finished.any():
+        raise DataError(f"no run in the table has an error rate: {table_csv}")
+    labels, errors = labels[finished], errors[finished]
+    table = {
+        column: [cell for cell, kept in zip(cells, finished, strict=True) if kept] for column, cells in table.items()
+    }
     if labels.min() <= 0:
         raise DataError(f"column labels must hold counts above 0, got {labels.min():g}: {table_csv}")
     methods = list(dict.fromkeys(table["method"]))

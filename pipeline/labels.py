@@ -39,7 +39,7 @@ def choose_labelled(
     chosen: list[int] = []
     for c, name in enumerate(classes):
         members = np.flatnonzero(y == c)
-        members = members[np.argsort([_rank(seed, c, keys[i]) for i in members], kind="stable")]
+        members = members[np.argsort([_rank(seed, c, keys[i]) for i in members.tolist()], kind="stable")]
         chosen += members[: parts[name]].tolist()
     return np.array(sorted(chosen), dtype=np.int64)
 

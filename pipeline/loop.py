@@ -172,7 +172,7 @@ class Trainer:
                 self.state = load_checkpoint(folder, self.job.fingerprint, self.model, self.averaged, self.optimizer)
         while self.state.epoch < self.job.epochs:
             started = time.monotonic()
-            row = self._epoch() | self._validate()
+            row = self._finite(self._epoch()) | self._finite(self._validate())
             self.state.epoch += 1
             row = {"epoch": self.state.epoch, **row}
             self.state.history.append(row)
@@ -196,7 +196,10 @@ class Trainer:
         names = sorted(sums)
         totals = self.session.all_reduce(torch.stack([sums[name] for name in names]))
         means = (totals / (self.steps_per_epoch * self.session.world_size)).tolist()
-        row = dict(zip(names, means, strict=True))
+        return dict(zip(names, means, strict=True))
+
+    def _finite(self, row: dict[str, float]) -> dict[str, float]:
+        """Training means, or validation metrics: an epoch's last step is seen in these alone."""
         if not all(math.isfinite(value) for value in row.values()):
             raise TrainingError(
                 f"loss is not finite in epoch {self.state.epoch + 1}: {row}; "

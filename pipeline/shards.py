@@ -33,6 +33,17 @@ MANIFEST = "manifest.json"
 Encoding = Literal["png", "npy"]
 SplitName = Literal["train", "val", "test"]
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+# What Pillow's readers of the parts of a PNG raise for damage.
+_PNG_ERRORS = (
+    ValueError,
+    TypeError,
+    IndexError,
+    EOFError,
+    OSError,
+    SyntaxError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 _REMEDY = "run `dvc repro --force shard` to write the shards again"
 
 
@@ -246,10 +257,7 @@ def _decode_png(data: bytes, where: str, spec: DataSpec) -> npt.NDArray[np.uint8
                     f"the manifest says {mode} of {height}x{width}"
                 )
             pixels = np.asarray(image)
-    except (
-        *(ValueError, TypeError, IndexError, EOFError, OSError, SyntaxError, struct.error),
-        Image.DecompressionBombError,
-    ) as error:
+    except _PNG_ERRORS as error:
         raise DataError(f"{where}: .png cannot be decoded ({error})") from error
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 

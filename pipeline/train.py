@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ie_model.networks import count_parameters
 from pipeline.cluster import check_resources, ray_cluster
-from pipeline.errors import PipelineError, TrainingError
+from pipeline.errors import PipelineError, ResourceError, TrainingError, from_os_error
 from pipeline.figures import training_curves
 from pipeline.files import atomic_file, atomic_folder, read_json, write_json
 from pipeline.jobs import make_job, shards_folder
@@ -222,6 +222,8 @@ def _user_side(error: Exception) -> Exception:
         for cause in _causes(failures[rank]):
             if isinstance(cause, PipelineError):
                 return cause
+            if (resource := _full_disk(cause)) is not None:
+                return resource
             if _is_lost_rank(cause):
                 text = " ".join(str(cause).split())[:200]
                 return TrainingError(
@@ -229,9 +231,19 @@ def _user_side(error: Exception) -> Exception:
                     "`ie train` goes on from the last checkpoint; a longer wait is train.timeout_s"
                 )
     for cause in _causes(error):
+        if (resource := _full_disk(cause)) is not None:
+            return resource
         if type(cause).__name__ == "BroadcastCollectiveTimeoutError":
             return TrainingError("ranks reported unequally often: " + " ".join(str(cause).split())[:300])
     return error
+
+
+def _full_disk(error: BaseException) -> ResourceError | None:
+    known = from_os_error(error) if isinstance(error, OSError) else None
+    # What crosses processes or pyarrow's file systems keeps the words, not always the number.
+    if known is None and "No space left on device" in str(error):
+        return ResourceError("no space left on the device, in the storage folder or in the temporary one")
+    return known
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

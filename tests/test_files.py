@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,37 @@ class Interrupted(Exception):
 def names(folder: Path) -> list[str]:
     """Everything in a folder, hidden names too."""
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own with room for 256 KB."""
+    with _mounted(tmp_path / "small", "size=256k") as folder:
+        yield folder
+
+
+@pytest.fixture
+def read_only_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own that cannot be written, not even by root."""
+    with _mounted(tmp_path / "read-only", "ro") as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def _mounted(folder: Path, options: str) -> Iterator[Path]:
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    if mount is None or umount is None or os.geteuid() != 0:
+        pytest.skip("needs root and `mount`, to have a disk that is full or read-only")
+    folder.mkdir()
+    done = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip(f"root may not mount here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run([umount, str(folder)], check=True)
 
 
 def test_a_file_is_not_there_before_it_is_whole(tmp_path: Path) -> None:
@@ -102,6 +138,13 @@ def test_an_old_folder_left_over_beside_the_new_one_is_removed(tmp_path: Path) -
     (tmp_path / "out").mkdir()
     remove_leftovers(tmp_path / "out")
     assert names(tmp_path) == ["out"]
+
+
+def test_an_old_folder_whose_successor_was_never_put_in_place_comes_back(tmp_path: Path) -> None:
+    (tmp_path / ".out.abc.old" / "out" / "old").mkdir(parents=True)
+    remove_leftovers(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["old"]
 
 
 def test_leftovers_of_a_folder_that_never_was_are_none(tmp_path: Path) -> None:

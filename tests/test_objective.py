@@ -18,6 +18,7 @@ from ie_model.objective import Objective, Shares, labelled_bound, leave_one_out_
 from tests.tiny import (
     MOVING,
     STILL,
+    backward,
     binary_points,
     each_class,
     objective_config,
@@ -44,9 +45,7 @@ def loss_of(
     x_unlabelled = None if unlabelled is None else binary_points(unlabelled, model.spec, seed=1)
     x = binary_points(3 * num_classes, model.spec)
     objective = Objective(model, config, shares)
-    return cast(
-        tuple[Tensor, dict[str, Tensor]], objective(x, each_class(num_classes, 3), x_unlabelled, seeded(2))
-    )
+    return cast(tuple[Tensor, dict[str, Tensor]], objective(x, each_class(num_classes, 3), x_unlabelled, seeded(2)))
 
 
 def ignoring_noise(model: EquiVAE) -> EquiVAE:
@@ -154,7 +153,7 @@ def test_no_gradient_of_a_dropped_class_becomes_nan() -> None:
     model, x = tiny_model(), points(2)
     logits = torch.tensor([[50.0, 0.0, -50.0], [0.0, 1.0, 2.0]], requires_grad=True)
     r = representations_of(model)
-    unlabelled_bound(model, x, model.features(x), r, logits.log_softmax(1), 0.2, seeded()).bound.sum().backward()
+    backward(unlabelled_bound(model, x, model.features(x), r, logits.log_softmax(1), 0.2, seeded()).bound.sum())
     assert logits.grad is not None
     assert bool(logits.grad.isfinite().all())
     assert logits.grad[1].abs().max() > 0
@@ -312,14 +311,14 @@ def test_without_unlabelled_points_only_labelled_terms_are_there(extended: bool)
 def test_every_weight_of_the_whole_objective_gets_a_gradient() -> None:
     for classifier in ("distance", "network"):
         model = tiny_model(classifier=classifier)
-        loss_of(objective_config(), model=model)[0].backward()
+        backward(loss_of(objective_config(), model=model)[0])
         assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 @pytest.mark.parametrize("classifier", ["distance", "network"])
 def test_the_supervised_objective_trains_the_embedding_and_the_classifier_alone(classifier: str) -> None:
     model = tiny_model(classifier=classifier)
-    loss_of(objective_config(method="supervised"), model=model)[0].backward()
+    backward(loss_of(objective_config(method="supervised"), model=model)[0])
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert trained == {"invariant_trunk", "invariant_out", "log_scale" if classifier == "distance" else "class_logits"}
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import struct
 import subprocess
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +82,10 @@ def png(array: np.ndarray) -> bytes:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 GOOD = png(np.zeros((4, 5), np.uint8))
@@ -183,6 +189,9 @@ BAD_MEMBERS: dict[str, tuple[tuple[tuple[str, bytes], ...], str]] = {
     "pickle": ((("k.png", GOOD), ("k.pyd", b"x")), r"key k: unexpected member \.pyd"),
     "pickle by name": ((("k.png", GOOD), ("k.pickle", b"x")), r"key k: unexpected member \.pickle"),
     "twice": ((("k.png", GOOD), ("k.png", GOOD)), "'k.png' occurs twice"),
+    "twice in another case": ((("k.png", GOOD), ("k.PNG", GOOD)), "duplicate file name"),
+    "webdataset's own field": ((("k.png", GOOD), ("k.__bad__", b"x")), "'k.__bad__' is not"),
+    "cut chunk": ((("k.png", GOOD[:-12] + png_chunk(b"iCCP", b"x\0") + GOOD[-12:]),), "key k: .png cannot be decoded"),
     "no field": ((("k", GOOD),), "'k' is not"),
     "hidden": ((("__k__.png", GOOD),), "is not <key>"),
     "absolute": ((("/etc/k.png", GOOD),), "points outside"),
@@ -207,10 +216,33 @@ def test_links_and_devices_in_a_shard_are_refused(kind: bytes, tmp_path: Path) -
         list(iter_shard(path, SPEC, "png"))
 
 
+@pytest.mark.parametrize("size", ["99999999999999", "-5"])
+def test_a_size_that_the_shard_does_not_hold_is_refused_before_it_is_reserved(size: str, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "sizes.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("k.png")
+        info.size, info.pax_headers = len(GOOD), {"size": size}
+        tar.addfile(info, io.BytesIO(GOOD))
+    with pytest.raises(DataError, match=r"sizes\.tar"):
+        list(iter_shard(tmp_path / "sizes.tar", SPEC, "png"))
+
+
+def test_a_sparse_member_that_is_damaged_is_a_data_error(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "sparse.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("k.png")
+        info.size, info.pax_headers = len(GOOD), {"GNU.sparse.map": "a,b"}
+        tar.addfile(info, io.BytesIO(GOOD))
+    with pytest.raises(DataError, match=r"sparse\.tar"):
+        list(iter_shard(tmp_path / "sparse.tar", SPEC, "png"))
+
+
 def npy(shape: tuple[int, ...], values: bytes) -> bytes:
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return buffer.getvalue() + values
+
+
+def npy_of(header: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(20)
 
 
 def pickled() -> bytes:
@@ -221,8 +253,28 @@ def pickled() -> bytes:
 
 @pytest.mark.parametrize(
     "data",
-    [npy((1 << 45,), b""), npy((1, 4, 5), b"short"), npy((5, 4), bytes(20)), pickled(), b"PK\x03\x04zip", b""],
-    ids=["states a huge size", "too short", "another shape", "pickle", "zip", "empty"],
+    [
+        npy((1 << 45,), b""),
+        npy((1, 4, 5), b"short"),
+        npy((5, 4), bytes(20)),
+        pickled(),
+        b"PK\x03\x04zip",
+        b"",
+        npy_of("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 4, 5), "),
+        npy_of("{1: 2, 'descr': '|u1'}"),
+        npy_of("-" * 5000 + "1"),
+    ],
+    ids=[
+        "states a huge size",
+        "too short",
+        "another shape",
+        "pickle",
+        "zip",
+        "empty",
+        "header without an end",
+        "header of other keys",
+        "header too deep",
+    ],
 )
 def test_a_bad_array_is_a_data_error_that_names_shard_and_key(data: bytes, tmp_path: Path) -> None:
     path = tar_of(tmp_path / "arrays.tar", ("k.npy", data))

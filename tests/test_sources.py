@@ -95,7 +95,7 @@ def test_digits_are_the_same_bytes_each_time_as_their_checksums_say(digits: Path
 
 def test_digits_splits_are_disjoint_complete_and_hold_every_class(digits: Path) -> None:
     train, test = (list(DIGITS.examples(digits, split)) for split in ("train", "test"))
-    assert (len(train), len(test)) == (1437, 360)
+    assert (len(train), len(test)) == (DIGITS.num_train, 360)
     indices = [example.key.split("-")[1] for example in train + test]
     assert len(set(indices)) == 1797
     assert {example.y for example in train} == {example.y for example in test} == set(range(10))

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,41 @@ def test_shard_killed_while_it_writes_starts_clean(tmp_path: Path) -> None:
     assert [path.suffix for path in folder.iterdir()] == [".part"], "killed too late to leave anything half written"
     succeed(project, "ie", "shard")
     assert [path.name for path in folder.iterdir()] == ["digits"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_disk_stops_shard_with_one_line_and_leaves_nothing(
+    sharded: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    project = copy_project(tmp_path / "p")
+    succeed(project, "ie", "fetch")
+    (project / "data/shards").symlink_to(small_disk)
+    done = run(project, "ie", "shard")
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert "no space left" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_full_storage_stops_training_with_one_line(sharded: Path, tmp_path: Path, small_disk: Path) -> None:
+    (small_disk / "filler").write_bytes(bytes(2 * 1024 * 1024 - 300_000))
+    project = with_shards(sharded, tmp_path / "p", storage={"url": str(small_disk)}, train={"max_failures": 0})
+    done = run(project, "ie", "train")
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert "no space left" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (project / "results/train/model").exists()
 
 
 def test_a_model_of_other_data_is_refused_by_evaluate(sharded: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from ie_model.artifact import Artifact
 from ie_model.config import AugmentConfig, ExtendedConfig, ModelConfig, ObjectiveConfig
@@ -74,13 +75,22 @@ def objective_config(
     return ObjectiveConfig(**{**config, **changes}, extended=additions)
 
 
+def backward(value: Any) -> None:
+    """`value.backward()`, which PyTorch leaves without types."""
+    value.backward()
+
+
+def log_prob_of(distribution: Any, value: Tensor) -> Tensor:
+    """`distribution.log_prob(value)`, which PyTorch leaves without types."""
+    result: Tensor = distribution.log_prob(value)
+    return result
+
+
 def pair_bound(model: EquiVAE, x: Tensor, r: Tensor, noise: Tensor) -> Tensor:
     """L(x, y) of one binary image `[*shape]`, one r `[R]` and the noise of its v `[V]`, by torch.distributions."""
-    from torch.distributions import Bernoulli, Normal, kl_divergence
-
     mean, log_var = model.posterior(model.features(x[None]), r[None])
     posterior = Normal(mean[0], (log_var[0] / 2).exp())
     v = posterior.mean + posterior.stddev * noise
     prior = Normal(torch.zeros_like(v), torch.ones_like(v))
-    log_prob = Bernoulli(logits=model.decode(r[None], v[None])[0]).log_prob(x).sum()
+    log_prob = log_prob_of(Bernoulli(logits=model.decode(r[None], v[None])[0]), x).sum()
     return log_prob - kl_divergence(posterior, prior).sum() - math.log(model.spec.num_classes)

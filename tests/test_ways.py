@@ -1,0 +1,312 @@
+"""The ways to a raw file, one by one: which mirror is asked, how often, and what comes out of an archive."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import shutil
+import socket
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.sources import RawFile
+from pipeline.ways import Https, Npm, WayFailed, copy_at_most, extract_member, from_folder
+
+CONTENT = np.random.default_rng(0).bytes(5000)
+OTHER = CONTENT[::-1]
+
+
+def raw_file(content: bytes = CONTENT, name: str = "data.bin", **places: tuple[str, ...]) -> RawFile:
+    return RawFile(name, hashlib.sha256(content).hexdigest(), len(content), places)
+
+
+class Site:
+    """A web server on this machine. Pages are bytes, or a function that answers in its own way."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, bytes | Callable[[BaseHTTPRequestHandler], None]] = {}
+        self.asked: list[str] = []
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                site.asked.append(self.path)
+                page = site.pages.get(self.path)
+                if page is None:
+                    self.send_error(404)
+                elif callable(page):
+                    page(self)
+                else:
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(page)))
+                    self.end_headers()
+                    self.wfile.write(page)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+
+    def url(self, path: str, host: str = "127.0.0.1") -> str:
+        return f"http://{host}:{self._server.server_address[1]}{path}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    made = Site()
+    yield made
+    made.close()
+
+
+class MutePort:
+    """A port that takes connections, counts them and hangs up without a word."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket.settimeout(0.02)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/data.bin"
+        self.connections = 0
+        self._open = True
+        self._thread = threading.Thread(target=self._hang_up, daemon=True)
+        self._thread.start()
+
+    def _hang_up(self) -> None:
+        while self._open:
+            try:
+                connection, _ = self._socket.accept()
+            except TimeoutError:
+                continue
+            self.connections += 1
+            connection.close()
+
+    def close(self) -> None:
+        self._open = False
+        self._thread.join()
+        self._socket.close()
+
+
+@pytest.fixture
+def mute(monkeypatch: pytest.MonkeyPatch) -> Iterator[MutePort]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    made = MutePort()
+    yield made
+    made.close()
+
+
+def test_the_next_mirror_is_asked_when_one_has_no_such_file(site: Site, tmp_path: Path) -> None:
+    site.pages["/there"] = CONTENT
+    origin = Https(tmp_path)(raw_file(https=(site.url("/gone"), site.url("/there"))), tmp_path / "target")
+    assert origin == site.url("/there")
+    assert site.asked == ["/gone", "/there"]
+
+
+def test_the_next_mirror_is_asked_when_the_file_of_one_is_wrong(site: Site, tmp_path: Path) -> None:
+    site.pages |= {"/wrong": OTHER, "/right": CONTENT}
+    Https(tmp_path)(raw_file(https=(site.url("/wrong"), site.url("/right"))), tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == CONTENT
+
+
+def test_the_mirrors_after_the_one_that_served_are_left_alone(site: Site, tmp_path: Path) -> None:
+    site.pages |= {"/a": CONTENT, "/b": CONTENT}
+    Https(tmp_path)(raw_file(https=(site.url("/a"), site.url("/b"))), tmp_path / "target")
+    assert site.asked == ["/a"]
+
+
+def test_each_mirrors_answer_is_named(site: Site, tmp_path: Path) -> None:
+    site.pages["/wrong"] = OTHER
+    with pytest.raises(WayFailed, match=r"/gone: answered 404; .*/wrong is of SHA-256 [0-9a-f]{64}, expected"):
+        Https(tmp_path)(raw_file(https=(site.url("/gone"), site.url("/wrong"))), tmp_path / "target")
+
+
+def test_no_download_is_left_in_the_scratch_folder(site: Site, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    site.pages |= {"/cut.gz": gzip.compress(CONTENT)[:-9], "/data.gz": gzip.compress(CONTENT)}
+    Https(scratch)(raw_file(https=(site.url("/cut.gz"), site.url("/data.gz"))), tmp_path / "target")
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_host_that_cannot_be_reached_is_asked_once_for_all_files(mute: MutePort, tmp_path: Path) -> None:
+    https = Https(tmp_path)
+    for name in ("a", "b", "c"):
+        with pytest.raises(WayFailed, match=r"127\.0\.0\.1: cannot be reached"):
+            https(raw_file(name=name, https=(mute.url, mute.url)), tmp_path / "target")
+    assert mute.connections == 1
+
+
+def test_a_host_that_stops_answering_is_not_asked_again(site: Site, tmp_path: Path) -> None:
+    def hang_up(handler: BaseHTTPRequestHandler) -> None:
+        """Sends nothing."""
+
+    site.pages |= {"/a": hang_up, "/b": CONTENT}
+    with pytest.raises(WayFailed, match=r"^127\.0\.0\.1: does not answer; 127\.0\.0\.1: does not answer$"):
+        Https(tmp_path)(raw_file(https=(site.url("/a"), site.url("/b"))), tmp_path / "target")
+    assert site.asked == ["/a"]
+
+
+def test_another_host_is_asked_when_one_cannot_be_reached(site: Site, mute: MutePort, tmp_path: Path) -> None:
+    site.pages["/data.bin"] = CONTENT
+    Https(tmp_path)(raw_file(https=(mute.url, site.url("/data.bin", "localhost"))), tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://mirror.invalid/data.bin",
+        "http://127.0.0.1.mirror.invalid/data.bin",
+        "http://127.0.0.1@mirror.invalid/data.bin",
+        "ftp://mirror.invalid/data.bin",
+        "file:///etc/hostname",
+    ],
+)
+def test_anything_but_https_to_another_machine_is_refused_before_connecting(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[object] = []
+
+    def no_network(host: object, *args: object, **kwargs: object) -> list[object]:
+        looked_up.append(host)
+        raise socket.gaierror("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    with pytest.raises(WayFailed, match=f"^{url}: not https$"):
+        Https(tmp_path)(raw_file(https=(url,)), tmp_path / "target")
+    assert looked_up == []
+
+
+def test_a_download_without_an_end_is_cut_off(site: Site, tmp_path: Path) -> None:
+    sent, hung_up = 0, threading.Event()
+
+    def endless(handler: BaseHTTPRequestHandler) -> None:
+        nonlocal sent
+        handler.send_response(200)
+        handler.end_headers()
+        try:
+            while sent < 500_000_000:
+                sent += handler.wfile.write(bytes(65536))
+        except OSError:
+            hung_up.set()
+
+    site.pages["/data.bin"] = endless
+    with pytest.raises(WayFailed, match=r"data\.bin: longer than"):
+        Https(tmp_path)(raw_file(https=(site.url("/data.bin"),)), tmp_path / "target")
+    assert hung_up.wait(5)
+
+
+def test_a_bomb_is_not_unpacked_to_its_end(tmp_path: Path) -> None:
+    bomb = io.BytesIO(gzip.compress(bytes(40_000_000)))
+    with gzip.GzipFile(fileobj=bomb) as stream:
+        with pytest.raises(WayFailed, match="bomb: longer than the expected 5000 bytes"):
+            copy_at_most(stream, tmp_path / "target", 5000, "bomb")
+        assert stream.tell() < 4_000_000
+    assert (tmp_path / "target").stat().st_size <= 5000
+
+
+@pytest.mark.parametrize("cut", [3, 30, -4], ids=["in the header", "in the data", "in the checksum"])
+def test_a_compressed_file_cut_anywhere_is_answered(tmp_path: Path, cut: int) -> None:
+    (tmp_path / "data.bin.gz").write_bytes(gzip.compress(CONTENT)[:cut])
+    with pytest.raises(WayFailed, match=r"data\.bin\.gz: truncated or damaged"):
+        from_folder(tmp_path)(raw_file(), tmp_path / "target")
+
+
+def test_a_folder_that_is_not_there_is_answered(tmp_path: Path) -> None:
+    with pytest.raises(WayFailed, match=r"/nowhere has no data\.bin or data\.bin\.gz"):
+        from_folder(tmp_path / "nowhere")(raw_file(), tmp_path / "target")
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm, to pack a package of the test's own")
+def test_a_package_is_packed_once_for_all_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm-cache"))
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "package.json").write_text(json.dumps({"name": "tiny", "version": "1.0.0"}))
+    (package / "a.bin").write_bytes(CONTENT)
+    (package / "b.bin").write_bytes(OTHER)
+    npm = Npm(tmp_path)
+    npm(raw_file(npm=(f"{package}:package/a.bin",)), tmp_path / "a")
+    shutil.rmtree(package)
+    npm(raw_file(OTHER, npm=(f"{package}:package/b.bin",)), tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == OTHER
+
+
+def packed(path: Path) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        info = tarfile.TarInfo("package/a.bin")
+        info.size = len(CONTENT)
+        tar.addfile(info, io.BytesIO(CONTENT))
+    return path
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
+def test_an_archive_damaged_anywhere_is_answered_or_gives_the_whole_member(
+    tmp_path: Path, at: float, bit: int, cut: bool
+) -> None:
+    path = packed(tmp_path / "p.tgz")
+    data = bytearray(path.read_bytes())
+    where = int(at * len(data))
+    if cut:
+        del data[where:]
+    else:
+        data[where] ^= 1 << bit
+    path.write_bytes(data)
+    answer = ""
+    try:
+        extract_member(path, "package/a.bin", tmp_path / "target", len(CONTENT))
+    except WayFailed as error:
+        answer = str(error)
+    # A gzip header holds bytes that mean nothing, and what follows the member is of no interest.
+    assert "p.tgz" in answer or (tmp_path / "target").stat().st_size == len(CONTENT)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no archive", b"\xfd7zXZ\x00" + bytes(99), b"BZh91AY&SY" + bytes(99)],
+    ids=["empty", "text", "xz", "bz2"],
+)
+def test_what_is_no_package_is_answered(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "p.tgz").write_bytes(data)
+    with pytest.raises(WayFailed, match=r"p\.tgz: damaged"):
+        extract_member(tmp_path / "p.tgz", "package/a.bin", tmp_path / "target", 5000)
+
+
+@pytest.mark.parametrize("mode", ["w:xz", "w:bz2"])
+def test_another_compression_than_npms_is_not_unpacked(tmp_path: Path, mode: Literal["w:xz", "w:bz2"]) -> None:
+    """Each has errors of its own for damage; npm's packages are always gzip."""
+    with tarfile.open(tmp_path / "p.tgz", mode) as tar:
+        tar.addfile(tarfile.TarInfo("package/a.bin"))
+    with pytest.raises(WayFailed, match=r"p\.tgz: damaged"):
+        extract_member(tmp_path / "p.tgz", "package/a.bin", tmp_path / "target", 5000)
+
+
+def test_a_damaged_sparse_member_is_answered(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "p.tgz", "w:gz", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("package/a.bin")
+        info.size, info.pax_headers = len(CONTENT), {"GNU.sparse.map": "a,b"}
+        tar.addfile(info, io.BytesIO(CONTENT))
+    with pytest.raises(WayFailed, match=r"p\.tgz: damaged"):
+        extract_member(tmp_path / "p.tgz", "package/a.bin", tmp_path / "target", 5000)
