@@ -63,7 +63,9 @@ def load_artifact(folder: Path, device: torch.device | str = "cpu") -> Artifact:
         if config.get("format") != FORMAT:
             raise ValueError(f"{folder / _CONFIG}: format {config.get('format')!r}, this version reads {FORMAT}")
         spec = DataSpec.model_validate(config["spec"])
-        model = EquiVAE(spec, ModelConfig.model_validate(config["model"]))
+        # No memory is taken before the weights themselves have said how large they are.
+        with torch.device("meta"):
+            model = EquiVAE(spec, ModelConfig.model_validate(config["model"]))
         provenance = config["provenance"]
     except FileNotFoundError as error:
         raise ValueError(f"no model in {folder}: {_CONFIG} is missing") from error
@@ -72,7 +74,7 @@ def load_artifact(folder: Path, device: torch.device | str = "cpu") -> Artifact:
     try:
         tensors = load_file(folder / _WEIGHTS, device=str(device))
         state = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-        model.load_state_dict(state)
+        model.load_state_dict(state, assign=True)
         representations, counts = tensors["class_representations"], tensors["class_counts"]
         _check_shape("class_representations", representations, (spec.num_classes, model.config.r_dim))
         _check_shape("class_counts", counts, (spec.num_classes,))

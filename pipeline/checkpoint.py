@@ -92,4 +92,6 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     for name, value in tensors.items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
+    if state and len(state) != sum(len(group["params"]) for group in optimizer.param_groups):
+        raise ValueError(f"optimizer state of {len(state)} parameters")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -115,8 +115,8 @@ def error_against_labels(table_csv: Path, out: Path) -> None:
     """Test error by number of labels, a line per method: mean over seeds, bars of one standard deviation (n - 1).
 
     Args:
-        table_csv: columns method, labels (a count over all classes), seed, test_error_pct (percent); one row a run. A run
-            without an error rate (it failed) is left out.
+        table_csv: columns method, labels (a count over all classes), seed, test_error_pct (percent); one row a run. A
+            run without an error rate (it failed) is left out.
     """
     table = _read_csv(table_csv, ["method", "labels", "seed", "test_error_pct"])
     labels = _numbers(table, "labels", table_csv)
@@ -125,9 +125,7 @@ def error_against_labels(table_csv: Path, out: Path) -> None:
     if not finished.any():
         raise DataError(f"no run in the table has an error rate: {table_csv}")
     labels, errors = labels[finished], errors[finished]
-    table = {
-        column: [cell for cell, kept in zip(cells, finished, strict=True) if kept] for column, cells in table.items()
-    }
+    table = {name: list(itertools.compress(cells, finished)) for name, cells in table.items()}
     if labels.min() <= 0:
         raise DataError(f"column labels must hold counts above 0, got {labels.min():g}: {table_csv}")
     methods = list(dict.fromkeys(table["method"]))

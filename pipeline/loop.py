@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -159,7 +160,8 @@ class Trainer:
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.job.steps_per_epoch or self.plan.steps
+        """Steps in which as many points are seen as there are in the train split, labelled or not."""
+        return self.job.steps_per_epoch or max(1, len(self.data.x) // self.job.batch_size)
 
     @property
     def total_steps(self) -> int:
@@ -226,22 +228,21 @@ class Trainer:
         return result
 
     def _batches(self) -> Iterator[IntArray | None]:
-        """What is not support: unlabelled points by the epoch plan."""
-        if self.supervised or len(self.data.unlabelled) == 0:
-            for _ in range(self.steps_per_epoch):
-                yield None
+        """An epoch's steps: unlabelled points, each once before any comes again; None where there are none."""
+        if self.plan is None:
+            yield from itertools.repeat(None, self.steps_per_epoch)
             return
-        for positions in self.plan.batches(self.state.epoch, self.session.rank):
+        for positions in itertools.islice(self.plan.stream(self.session.rank, self.state.step), self.steps_per_epoch):
             yield self.data.unlabelled[positions]
 
     def _draw_support(self) -> Tensor:
         """Labelled points of this step: m of each class, m the same on all ranks so that ranks weigh the same."""
         objective = self.job.objective
-        if self.supervised or len(self.data.unlabelled) == 0:
-            m = max(2, self.job.batch_size // (self.session.world_size * len(self.data.members)))
-        else:
-            sizes = np.random.default_rng(self._random_state(_SUPPORT_SIZE, 0))
-            m = int(sizes.integers(objective.support_min, objective.support_max + 1))
+        sizes = np.random.default_rng(self._random_state(_SUPPORT_SIZE, 0))
+        drawn = int(sizes.integers(objective.support_min, objective.support_max + 1))
+        # Where much is labelled, labelled points take their share of the batch.
+        share = self.data.shares.labelled if self.plan is not None else 1.0
+        m = max(drawn, int(share * self.job.batch_size) // (self.session.world_size * len(self.data.members)))
         rng = np.random.default_rng(self._random_state(_SUPPORT, self.session.rank))
         return torch.from_numpy(draw_support(self.data.members, m, rng))
 
@@ -254,14 +255,14 @@ class Trainer:
         warmup = min(1.0, (step + 1) / max(1, self.job.warmup_steps))
         return self.job.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
 
-    def _plan(self) -> EpochPlan:
-        shares = self.data.shares
-        points = shares.num_unlabelled if shares.num_unlabelled and not self.supervised else shares.num_labelled
-        batch_size = self.job.batch_size
-        if points < batch_size:
-            # Fewer points than one batch: a batch of what there is, equal on all ranks.
-            batch_size = max(points // self.session.world_size, 1) * self.session.world_size
-        return EpochPlan(points, batch_size, self.session.world_size, self.job.seed)
+    def _plan(self) -> EpochPlan | None:
+        """Order of the unlabelled points; None where there is not one for each rank."""
+        num_points, world_size = len(self.data.unlabelled), self.session.world_size
+        if self.supervised or num_points < world_size:
+            return None
+        # Fewer points than one batch: a batch of what there is, equal on all ranks.
+        batch_size = min(self.job.batch_size, num_points // world_size * world_size)
+        return EpochPlan(num_points, batch_size, world_size, self.job.seed)
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
@@ -271,17 +272,18 @@ class Trainer:
         rank, world = self.session.rank, self.session.world_size
         x, y = self.data.val.x[rank::world], torch.from_numpy(self.data.val.y[rank::world])
         generator = torch.Generator().manual_seed(self.job.seed)
-        sums = torch.zeros(3, dtype=torch.float64, device=device)  # wrong, bound, points
+        sums = torch.zeros(4, dtype=torch.float64, device=device)  # points, wrong, -log q, bound
         for batch, labels in zip(in_batches(x, size, device), torch.split(y, size), strict=True):
             log_q = model.classify(model.embed(batch), r)
-            sums[0] += (log_q.argmax(1) != labels.to(device)).sum()
-            sums[2] += len(batch)
+            sums[0] += len(batch)
+            sums[1] += (log_q.argmax(1) != labels.to(device)).sum()
+            sums[2] -= log_q.gather(1, labels.to(device).unsqueeze(1)).sum()
             if not self.supervised:
                 features = model.features(batch)
                 prune = self.job.objective.prune
-                sums[1] += unlabelled_bound(model, batch, features, r, log_q, prune, generator).bound.sum()
-        wrong, bound, points = self.session.all_reduce(sums).tolist()
-        metrics = {"val_error": 100 * wrong / points}
+                sums[3] += unlabelled_bound(model, batch, features, r, log_q, prune, generator).bound.sum()
+        points, wrong, surprise, bound = self.session.all_reduce(sums).tolist()
+        metrics = {"val_error": 100 * wrong / points, "val_nll": surprise / points}
         return metrics if self.supervised else metrics | {"val_bound": bound / points}
 
     def _representations(self) -> tuple[Tensor, Tensor]:

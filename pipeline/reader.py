@@ -109,6 +109,13 @@ class EpochPlan:
         for step in range(start_step, self.steps):
             yield steps[step, rank]
 
+    def stream(self, rank: int, start_step: int = 0) -> Iterator[IntArray]:
+        """The batches of epoch after epoch, from `start_step` steps after the first one on; it has no end."""
+        epoch, step = divmod(start_step, self.steps)
+        while True:
+            yield from self.batches(epoch, rank, step)
+            epoch, step = epoch + 1, 0
+
 
 def draw_support(members: list[IntArray], m: int, rng: np.random.Generator) -> IntArray:
     """m different positions of each class (all of them where a class has fewer), class after class.

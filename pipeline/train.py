@@ -288,7 +288,7 @@ def _publish(checkpoint: Path, out: Path, job: Job) -> None:
         "unlabelled": provenance["num_unlabelled"],
         "parameters": _num_parameters(out / "model"),
     }
-    for name in ("val_bound", "kl", "classes_alive"):
+    for name in ("val_bound", "val_nll", "kl", "classes_alive"):
         if name in last:
             metrics[name if name == "classes_alive" else f"{name}_nats"] = last[name]
     write_json(out / "metrics.json", {name: round(value, 6) for name, value in metrics.items()})

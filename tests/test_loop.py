@@ -155,7 +155,7 @@ def test_a_supervised_run_takes_the_steps_it_was_given_and_reports_no_bound(
 ) -> None:
     trainer = trained(small_job(digits_project, "supervised", sweep={"supervised_steps": 7}), tmp_path / "run")
     assert trainer.state.step == 7
-    assert set(trainer.state.history[-1]) == {"epoch", "loss", "log_q_labelled", "val_error"}
+    assert set(trainer.state.history[-1]) == {"epoch", "loss", "log_q_labelled", "val_error", "val_nll"}
 
 
 def test_an_extended_run_publishes_averaged_weights(extended: tuple[Trainer, Path]) -> None:
