@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,7 +29,7 @@ ParamsOption = Annotated[
 _PARAMS = Path("params.yaml")
 
 
-@app.command()
+@app.command(short_help="Raw files, checked, into data/raw.")
 def fetch(params: ParamsOption = _PARAMS) -> None:
     """Bring the raw files of data.source into data/raw, checked against their checksums."""
     with stage(params) as (loaded, project):
@@ -38,7 +38,7 @@ def fetch(params: ParamsOption = _PARAMS) -> None:
         run(loaded, project, say)
 
 
-@app.command()
+@app.command(short_help="Webdataset tars and manifest, into data/shards.")
 def shard(params: ParamsOption = _PARAMS) -> None:
     """Pack the raw files into webdataset tars with a manifest, in data/shards."""
     with stage(params) as (loaded, project):
@@ -47,7 +47,7 @@ def shard(params: ParamsOption = _PARAMS) -> None:
         run(loaded, project, say)
 
 
-@app.command()
+@app.command(short_help="One model with Ray Train, into results/train.")
 def train(params: ParamsOption = _PARAMS) -> None:
     """Train one model with Ray Train, into results/train. Interrupted, it goes on from its last checkpoint."""
     with stage(params) as (loaded, project):
@@ -56,7 +56,7 @@ def train(params: ParamsOption = _PARAMS) -> None:
         run(loaded, project, say)
 
 
-@app.command()
+@app.command(short_help="Labels x methods x seeds with Ray Tune.")
 def sweep(
     params: ParamsOption = _PARAMS,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run finished trials again.")] = False,
@@ -68,7 +68,7 @@ def sweep(
         run(loaded, project, say, fresh=fresh)
 
 
-@app.command()
+@app.command(short_help="Latents, metrics and figures of the model.")
 def evaluate(params: ParamsOption = _PARAMS) -> None:
     """Measure the trained model on every split: latents, metrics and figures in results/evaluate."""
     with stage(params) as (loaded, project):
@@ -77,7 +77,7 @@ def evaluate(params: ParamsOption = _PARAMS) -> None:
         run(loaded, project, say)
 
 
-@app.command()
+@app.command(short_help="Print headline numbers and where files are.")
 def results(params: ParamsOption = _PARAMS) -> None:
     """Print the headline numbers of the last run and where its files are."""
     with stage(params) as (loaded, project):
@@ -86,7 +86,7 @@ def results(params: ParamsOption = _PARAMS) -> None:
         run(loaded, project, say)
 
 
-@app.command()
+@app.command(short_help="Apply a trained model to new files.")
 def embed(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model, as results/train/model.")],
     source: Annotated[
@@ -95,7 +95,7 @@ def embed(
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
     resize: Annotated[bool, typer.Option("--resize", help="Scale images of another size to the model's.")] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 500,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option("--device")] = "cpu",
 ) -> None:
     """Apply a trained model to new files: class, r, v and bound of each, as Parquet."""
     with user_errors():

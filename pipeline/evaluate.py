@@ -25,7 +25,7 @@ from ie_model.inference import (
 )
 from ie_model.networks import to_float
 from pipeline import figures
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ResourceError
 from pipeline.files import atomic_file, sha256_file, write_json
 from pipeline.jobs import shards_folder
 from pipeline.labels import choose_labelled
@@ -87,7 +87,10 @@ def read_model(folder: Path, device: str) -> Artifact:
 
     Raises:
         DataError: it is missing or damaged.
+        ResourceError: `device` is cuda and there is no GPU.
     """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ResourceError("device is cuda, and this machine has no GPU that PyTorch can use; set it to cpu")
     try:
         return load_artifact(folder, device)
     except ValueError as error:

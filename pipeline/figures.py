@@ -10,9 +10,10 @@ import contextlib
 import csv
 import itertools
 import math
+import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,13 +60,19 @@ _STYLE: Any = {
     "grid.color": "#E3E3E3",
     "axes.axisbelow": True,
     "legend.frameon": False,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.08,
     "text.parse_math": False,
 }
 
 _PANELS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Validation error", "error (%)", (("val_error", "validation"),)),
     ("Training loss", "loss (nats per example)", (("loss", "loss"),)),
-    ("Bounds", "bound (nats per example)", (("bound_labelled", "labelled"), ("bound_unlabelled", "unlabelled"))),
+    (
+        "Bounds",
+        "bound (nats per example)",
+        (("bound_labelled", "labelled"), ("bound_unlabelled", "unlabelled"), ("val_bound", "validation")),
+    ),
     ("What v carries", "KL to the prior (nats per example)", (("kl", "KL"),)),
     ("Classes in the class sum", "live classes per example", (("classes_alive", "classes"),)),
     ("Share of confident points", "share of unlabelled points", (("confident", "confident"),)),
@@ -77,8 +84,8 @@ def training_curves(history_csv: Path, out: Path) -> None:
     """Curves over epochs, one panel for each measure that the history holds; empty cells are skipped.
 
     Args:
-        history_csv: column `epoch` and any of val_error (percent), loss, bound_labelled, bound_unlabelled, kl (nats
-            per example), classes_alive, confident (0..1); one row an epoch.
+        history_csv: column `epoch` and any of val_error (percent), loss, bound_labelled, bound_unlabelled,
+            val_bound, kl (nats per example), classes_alive, confident (0..1); one row an epoch.
     """
     table = _read_csv(history_csv, ["epoch"])
     epoch = _numbers(table, "epoch", history_csv)
@@ -140,7 +147,8 @@ def error_against_labels(table_csv: Path, out: Path) -> None:
             x = np.unique(labels[mine])
             runs = [errors[mine & (labels == count)] for count in x]
             mean = np.array([run.mean() for run in runs])
-            std = np.array([run.std(ddof=1) if len(run) > 1 else 0.0 for run in runs])
+            # One run has no spread, and so no bar.
+            std = np.array([run.std(ddof=1) if len(run) > 1 else np.nan for run in runs])
             # On a log axis a bar must not reach 0; it is cut at a tenth of the mean.
             down = np.minimum(std, 0.9 * mean) if log_y else std
             # Methods stand a little apart, so that their bars do not hide each other.
@@ -166,7 +174,7 @@ def error_against_labels(table_csv: Path, out: Path) -> None:
         ax.xaxis.set_major_formatter(FixedFormatter([f"{count:,.0f}" for count in counts]))
         ax.set_xlim(counts[0] / 1.4, counts[-1] * 1.4)
         span = math.log(counts[-1] / counts[0] * 2)
-        if len(counts) > 1 and np.diff(np.log(counts)).min() < 0.09 * span:
+        if len(counts) > 1 and np.diff(np.log(counts)).min() < 0.065 * span:
             ax.tick_params(axis="x", labelrotation=45)
         ax.set(
             title="Test error by number of labels (mean, one standard deviation over seeds)",
@@ -215,7 +223,7 @@ def confusion_matrix(confusion_csv: Path, out: Path) -> None:
         upright = max(len(name) for name in names) <= 3 and len(ticks) <= 20
         ax.set_xticks(ticks, names, fontsize=size, rotation=0 if upright else 90)
         ax.set(xlabel="predicted class", ylabel="actual class")
-        ax.set_title(f"{counts.sum():,} test points, {error:.2f} % wrong")
+        ax.set_title(f"Confusion matrix: {counts.sum():,} test points, {error:.2f} % wrong")
         bar = figure.colorbar(image, ax=ax, shrink=0.8, label="share of the actual class")
         bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1], labels=["0", "0.01", "0.05", "0.1", "0.25", "0.5", "1"])
         bar.minorticks_off()
@@ -246,7 +254,7 @@ def latent_map(
     ]
     name = {"r": "r, invariant: should cluster by class", "v_mean": "v, equivariant: should not cluster by class"}
     classes = _ordered(set(labels))
-    index = np.searchsorted(np.arange(len(classes)), [classes.index(label) for label in labels])
+    index = np.array([classes.index(label) for label in labels])
     with _figure(out, (11.0, 4.9)) as figure:
         for panel, (title, points, axis_names) in enumerate(maps):
             ax = figure.add_subplot(1, 2, panel + 1)
@@ -275,7 +283,7 @@ def image_grid(
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
 ) -> None:
-    """A grid of images with thin gaps, each pixel drawn as a block of equal size.
+    """A grid of images with thin gaps, each pixel drawn as a block of equal size: reconstructions, swaps, samples.
 
     Args:
         npz: holds `key`, floats 0..1 of shape `[rows, columns, C, H, W]`, C 1 (grey) or 3 (RGB).
@@ -314,22 +322,6 @@ def image_grid(
             centres = [column * step_x + width * scale / 2 for column in range(columns)]
             ax.set_xticks(centres, names, rotation=90 if wide else 0)
         ax.set_title(title, pad=8)
-
-
-def swap_grid(npz: Path, out: Path, class_names: Sequence[str]) -> None:
-    """decode(r_y', v(x)): array `swap`, a row per x; x itself in the first column, then one column per class y'."""
-    title = "Swap: v of the first image, r of each class"
-    image_grid(npz, "swap", out, title, column_labels=["input", *class_names])
-
-
-def reconstructions(npz: Path, out: Path) -> None:
-    """Array `reconstructions`, two rows: test images, and each one decoded from its own r and v."""
-    image_grid(npz, "reconstructions", out, "Reconstructions", row_labels=["input", "decoded"])
-
-
-def samples(npz: Path, out: Path, class_names: Sequence[str]) -> None:
-    """Array `samples`, a row per class: decode(r_y, v) with v drawn from the prior, one v for each column."""
-    image_grid(npz, "samples", out, "Samples: one v per column, one class per row", row_labels=class_names)
 
 
 def calibration(calibration_csv: Path, out: Path) -> None:
@@ -464,8 +456,9 @@ def _read_latents(path: Path, column: str) -> tuple[NDArray[np.float64], list[st
 
 def _read_images(path: Path, key: str) -> NDArray[np.float64]:
     """Images `[rows, columns, C, H, W]` in 0..1."""
-    with _reading(path, "arrays"):
-        loaded: Any = np.load(path, allow_pickle=False)
+    # Opened here: given a path, np.load leaves a damaged file open.
+    with _reading(path, "arrays"), path.open("rb") as file:
+        loaded: Any = np.load(file, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise DataError(f"arrays are no npz file: {path}")
         with loaded as arrays:
@@ -514,8 +507,12 @@ def _scatter_classes(ax: Axes, points: NDArray[np.float64], index: NDArray[np.in
 
 
 def _ordered(names: set[str]) -> list[str]:
-    """By value where all names are whole numbers, else by alphabet."""
-    key: Callable[[str], Any] = (lambda name: (int(name), name)) if all(map(str.isdecimal, names)) else str
+    """By alphabet, but with whole numbers in a name by their value: class2 before class10."""
+
+    def key(name: str) -> tuple[list[Any], str]:
+        # Text and digits take turns, so that like meets like.
+        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
+
     return sorted(names, key=key)
 
 

@@ -33,10 +33,10 @@ class Meter:
         self._terminal = sys.stderr.isatty()
         self._every_s = every_s
         self._started = self._last = time.monotonic()
-        self._first: int | None = None
+        self._first: float | None = None
         self._bar: Any = tqdm(total=total, desc=what, unit=unit, leave=False) if self._terminal else None
 
-    def update(self, done: int, note: str = "") -> None:
+    def update(self, done: float, note: str = "") -> None:
         """`done` units of the total; `note` goes after the rate."""
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
@@ -51,7 +51,7 @@ class Meter:
         self._last = now
         rate = (done - self._first) / (now - self._started)
         left = time_left((self.total - done) / rate) if rate > 0 else "?"
-        say(f"{self.what}: {done}/{self.total} {self.unit}, {left} left{', ' + note if note else ''}")
+        say(f"{self.what}: {done:.7g}/{self.total} {self.unit}, {left} left{', ' + note if note else ''}")
 
     def close(self) -> None:
         """Takes the bar away."""

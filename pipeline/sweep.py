@@ -240,7 +240,7 @@ class _Watcher:
     def __init__(self, trials: dict[str, Trial], log: Log) -> None:
         self._shares = dict.fromkeys(trials, 0.0)
         self._finished, self._log = 0, log
-        self._meter = Meter("sweep", 100 * len(trials), "% of a trial", every_s=30.0)
+        self._meter = Meter("sweep", len(trials), "trials", every_s=30.0)
 
     def __call__(self, item: dict[str, Any]) -> None:
         if "finished" in item:
@@ -253,7 +253,7 @@ class _Watcher:
             )
         else:
             self._shares[item["fingerprint"]] = item["share"]
-        self._meter.update(round(100 * sum(self._shares.values())), f"{self._finished} trials finished")
+        self._meter.update(round(sum(self._shares.values()), 2), f"{self._finished} finished")
 
     def close(self) -> None:
         self._meter.close()

@@ -240,6 +240,13 @@ class TestProbe:
         assert measures.probe_accuracy(*clusters(400, 0, True), *clusters(200, 1, True), kind, 0) > 0.97
 
     @pytest.mark.parametrize("kind", ["linear", "mlp"])
+    def test_the_scale_of_a_column_does_not_matter(self, kind: Any) -> None:
+        x, y = clusters(400, 0)
+        test_x, test_y = clusters(200, 1)
+        scale = np.array([1e-4, 1e3])
+        assert measures.probe_accuracy(x * scale, y, test_x * scale, test_y, kind, 0) > 0.97
+
+    @pytest.mark.parametrize("kind", ["linear", "mlp"])
     def test_noise_scores_about_chance(self, kind: Any) -> None:
         rng = np.random.default_rng(0)
         x, y = rng.normal(size=(600, 4)), rng.integers(0, 3, 600)

@@ -1,0 +1,40 @@
+"""What a log shows of long work."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.progress import Meter, time_left
+
+
+def test_minutes_and_seconds_are_written_as_on_a_clock() -> None:
+    assert [time_left(seconds) for seconds in (0, 59.9, 60, 3725)] == ["0:00", "0:59", "1:00", "62:05"]
+
+
+def test_a_log_gets_plain_lines_with_done_total_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    meter = Meter("train", 10, "steps", every_s=5.0)
+    for done in range(1, 5):
+        now += 3.0
+        meter.update(done, "2 points/s")
+    meter.close()
+    # 3 steps in 12 s since the first look; the lines come at least 5 s apart.
+    assert capsys.readouterr().out.splitlines() == [
+        "train: 2/10 steps, 0:48 left, 2 points/s",
+        "train: 4/10 steps, 0:24 left, 2 points/s",
+    ]
+
+
+def test_a_resumed_run_does_not_count_what_was_done_before(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    meter = Meter("train", 1000, "steps", every_s=1.0)
+    meter.update(900)
+    now = 10.0
+    meter.update(950)
+    assert capsys.readouterr().out.splitlines() == ["train: 950/1000 steps, 0:10 left"]
