@@ -7,20 +7,16 @@ A table that is missing, damaged or lacks a column is a DataError that names the
 from __future__ import annotations
 
 import contextlib
-import csv
 import itertools
 import math
 import re
 import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
@@ -32,10 +28,9 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from pipeline.errors import DataError, from_os_error
+from pipeline.errors import DataError
 from pipeline.files import atomic_file
-
-Table = dict[str, list[str]]
+from pipeline.tables import numbers, read_csv, read_images, read_test_latents
 
 DPI = 150
 
@@ -87,13 +82,13 @@ def training_curves(history_csv: Path, out: Path) -> None:
         history_csv: column `epoch` and any of val_error (percent), loss, bound_labelled, bound_unlabelled,
             val_bound, kl (nats per example), classes_alive, confident (0..1); one row an epoch.
     """
-    table = _read_csv(history_csv, ["epoch"])
-    epoch = _numbers(table, "epoch", history_csv)
+    table = read_csv(history_csv, ["epoch"])
+    epoch = numbers(table, "epoch", history_csv)
     panels = []
     for title, ylabel, lines in _PANELS:
         drawn = []
         for column, name in lines:
-            y = _numbers(table, column, history_csv, gaps=True) if column in table else np.full(len(epoch), np.nan)
+            y = numbers(table, column, history_csv, gaps=True) if column in table else np.full(len(epoch), np.nan)
             if np.isfinite(y).any():
                 drawn.append((name, y))
         if drawn:
@@ -125,9 +120,9 @@ def error_against_labels(table_csv: Path, out: Path) -> None:
         table_csv: columns method, labels (a count over all classes), seed, test_error_pct (percent); one row a run. A
             run without an error rate (it failed) is left out.
     """
-    table = _read_csv(table_csv, ["method", "labels", "seed", "test_error_pct"])
-    labels = _numbers(table, "labels", table_csv)
-    errors = _numbers(table, "test_error_pct", table_csv, gaps=True)
+    table = read_csv(table_csv, ["method", "labels", "seed", "test_error_pct"])
+    labels = numbers(table, "labels", table_csv)
+    errors = numbers(table, "test_error_pct", table_csv, gaps=True)
     finished = np.isfinite(errors)
     if not finished.any():
         raise DataError(f"no run in the table has an error rate: {table_csv}")
@@ -194,7 +189,7 @@ def confusion_matrix(confusion_csv: Path, out: Path) -> None:
     Args:
         confusion_csv: columns actual, predicted (class names); one row a test point.
     """
-    table = _read_csv(confusion_csv, ["actual", "predicted"])
+    table = read_csv(confusion_csv, ["actual", "predicted"])
     actual, predicted = table["actual"], table["predicted"]
     classes = _ordered({*actual, *predicted})
     place = {name: index for index, name in enumerate(classes)}
@@ -241,7 +236,7 @@ def latent_map(
         max_points: at most so many points of split `test` are drawn.
         seed: which ones, and the start of t-SNE.
     """
-    x, labels = _read_latents(latents_parquet, column)
+    x, labels = read_test_latents(latents_parquet, column)
     if len(x) > max_points:
         keep = np.sort(np.random.default_rng(seed).choice(len(x), max_points, replace=False))
         x, labels = x[keep], [labels[index] for index in keep]
@@ -289,7 +284,7 @@ def image_grid(
         npz: holds `key`, floats 0..1 of shape `[rows, columns, C, H, W]`, C 1 (grey) or 3 (RGB).
         row_labels: one for each row; column_labels: one for each column, above it.
     """
-    images = _read_images(npz, key)
+    images = read_images(npz, key)
     rows, columns, channels, height, width = images.shape
     for what, labels, number in (("row", row_labels, rows), ("column", column_labels, columns)):
         if labels is not None and len(labels) != number:
@@ -331,10 +326,10 @@ def calibration(calibration_csv: Path, out: Path) -> None:
         calibration_csv: columns confidence, accuracy (0..1, empty in an empty bin) and count; one row per
             equal-width bin of confidence, from 0 to 1, empty bins too.
     """
-    table = _read_csv(calibration_csv, ["confidence", "accuracy", "count"])
-    confidence = _numbers(table, "confidence", calibration_csv, gaps=True)
-    accuracy = _numbers(table, "accuracy", calibration_csv, gaps=True)
-    count = _numbers(table, "count", calibration_csv)
+    table = read_csv(calibration_csv, ["confidence", "accuracy", "count"])
+    confidence = numbers(table, "confidence", calibration_csv, gaps=True)
+    accuracy = numbers(table, "accuracy", calibration_csv, gaps=True)
+    count = numbers(table, "count", calibration_csv)
     bins = len(count)
     filled = count > 0
     if not filled.any():
@@ -382,97 +377,6 @@ def _figure(out: Path, size: tuple[float, float], crop: bool = False) -> Iterato
             figure.savefig(
                 part, format="png", metadata={"Software": None}, bbox_inches="tight" if crop else None, pad_inches=0.08
             )
-
-
-@contextlib.contextmanager
-def _reading(path: Path, what: str) -> Iterator[None]:
-    """Turns whatever a reader raises on a missing or damaged file into a DataError."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DataError(f"{what} is missing: {path}") from error
-    except (pa.ArrowException, zipfile.BadZipFile, EOFError, ValueError, csv.Error) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise DataError(f"{what} is damaged ({reason[0]}): {path}") from error
-    except OSError as error:
-        known = from_os_error(error)
-        if known is not None:
-            raise known from error
-        raise DataError(f"{what} cannot be read ({error}): {path}") from error
-
-
-def _read_csv(path: Path, required: Sequence[str]) -> Table:
-    """Columns of a CSV as they are written, text: a class may be called NA or 007."""
-    with _reading(path, "table"), path.open(newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file, strict=True)) or [[]]
-        rows = [row for row in rows if row]
-    missing = [column for column in required if column not in header]
-    if missing:
-        raise DataError(f"table lacks column {', '.join(missing)}, it has {', '.join(header) or 'none'}: {path}")
-    if not rows:
-        raise DataError(f"table has no rows: {path}")
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(header):
-            raise DataError(f"row {number} has {len(row)} cells where the header has {len(header)}: {path}")
-    return {column: [row[index] for row in rows] for index, column in enumerate(header)}
-
-
-def _numbers(table: Table, column: str, path: Path, gaps: bool = False) -> NDArray[np.float64]:
-    """A column as floats; with `gaps`, empty and not-finite cells are NaN, else they are refused."""
-    values = []
-    for number, cell in enumerate(table[column], 1):
-        try:
-            value = float(cell) if cell.strip() or not gaps else math.nan
-        except ValueError:
-            raise DataError(f"column {column}, row {number} is not a number ({cell!r}): {path}") from None
-        if not math.isfinite(value):
-            if not gaps:
-                raise DataError(f"column {column}, row {number} is not a finite number ({cell!r}): {path}")
-            value = math.nan
-        values.append(value)
-    return np.array(values)
-
-
-def _read_latents(path: Path, column: str) -> tuple[NDArray[np.float64], list[str]]:
-    """Vectors `[N, D]` and class names of the test rows."""
-    with _reading(path, "latents"):
-        names = pq.read_schema(path).names
-        missing = [name for name in ("split", "label", column) if name not in names]
-        if missing:
-            raise DataError(f"latents lack column {', '.join(missing)}, they have {', '.join(names)}: {path}")
-        table = pq.read_table(path, columns=["split", "label", column], filters=[("split", "==", "test")])
-    vectors = table[column].combine_chunks()
-    if not pa.types.is_fixed_size_list(vectors.type):
-        raise DataError(f"latents column {column} must be a fixed-size list of floats, is {vectors.type}: {path}")
-    if table.num_rows < 3:
-        raise DataError(f"latents need at least 3 rows of split test, got {table.num_rows}: {path}")
-    with _reading(path, "latents"):
-        x = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float64).reshape(table.num_rows, -1)
-    labels = table["label"].to_pylist()
-    if not np.isfinite(x).all() or None in labels:
-        raise DataError(f"latents hold test rows without a label or with values of {column} not finite: {path}")
-    return x, [str(label) for label in labels]
-
-
-def _read_images(path: Path, key: str) -> NDArray[np.float64]:
-    """Images `[rows, columns, C, H, W]` in 0..1."""
-    # Opened here: given a path, np.load leaves a damaged file open.
-    with _reading(path, "arrays"), path.open("rb") as file:
-        loaded: Any = np.load(file, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DataError(f"arrays are no npz file: {path}")
-        with loaded as arrays:
-            if key not in arrays.files:
-                raise DataError(f"arrays lack {key}, they have {', '.join(arrays.files) or 'none'}: {path}")
-            images = np.asarray(arrays[key])
-    if images.ndim != 5 or images.size == 0 or images.shape[2] not in (1, 3) or images.dtype.kind != "f":
-        raise DataError(
-            f"array {key} must be floats [rows, columns, 1 or 3, H, W], got {images.dtype} {list(images.shape)}: {path}"
-        )
-    # The negated comparison also catches NaN.
-    if not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):
-        raise DataError(f"array {key} must lie in 0..1, got {images.min():g}..{images.max():g}: {path}")
-    return np.clip(images.astype(np.float64), 0.0, 1.0)
 
 
 def _pca(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

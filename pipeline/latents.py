@@ -16,7 +16,6 @@ import torch
 
 from ie_model.artifact import Artifact
 from ie_model.inference import Encoded
-from pipeline.errors import DataError
 from pipeline.files import atomic_file
 
 
@@ -101,22 +100,6 @@ def latent_writer(path: Path, artifact: Artifact, data_hash: str) -> Iterator[La
         pq.ParquetWriter(part, schema(artifact, metadata), compression="zstd") as writer,
     ):
         yield LatentWriter(writer, artifact)
-
-
-def read_vectors(path: Path, column: str, split: str | None = None) -> npt.NDArray[np.float32]:
-    """A vector column as `[N, D]`, of one split or of all rows.
-
-    Raises:
-        DataError: the file is missing, damaged or has no such column.
-    """
-    try:
-        filters = None if split is None else [("split", "=", split)]
-        table = pq.read_table(path, columns=[column], filters=filters)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
-    array = table.column(column).combine_chunks()
-    size = array.type.list_size
-    return np.asarray(array.flatten(), dtype=np.float32).reshape(-1, size)
 
 
 def _vectors(x: torch.Tensor) -> pa.FixedSizeListArray:

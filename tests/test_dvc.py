@@ -65,8 +65,8 @@ def test_latents_open_in_pandas_polars_and_duckdb(project: Path) -> None:
     path = str(project / "results/evaluate/latents.parquet")
     assert len(pandas.read_parquet(path)["r"].iloc[0]) == 8
     assert len(polars.read_parquet(path)["v_mean"][0]) == 4
-    counted = duckdb.sql(f"select count(*) from '{path}' where split = 'test' and len(probabilities) = 10").fetchone()
-    assert counted == (360,)
+    query = f"select count(*) from '{path}' where split = 'test' and len(probabilities) = 10"
+    assert duckdb.sql(query).fetchall() == [(360,)]
 
 
 def test_an_experiment_with_other_labels_shows_up_in_metrics_diff_and_exp_show(project: Path) -> None:
@@ -90,7 +90,9 @@ def test_a_mistyped_key_in_an_experiment_is_refused(project: Path) -> None:
     done = run(project, "dvc", "exp", "run", "-S", "+train.epoch=3")
     assert done.returncode != 0
     assert "train.epoch: unknown key; did you mean epochs?" in done.stdout + done.stderr
+    # DVC takes a stage's outputs away before it runs the stage.
     succeed(project, "git", "checkout", "--quiet", "--", ".")
+    succeed(project, "dvc", "checkout", "--quiet")
 
 
 def test_plots_show_draws_curves_error_by_labels_and_confusion(project: Path) -> None:
@@ -184,3 +186,15 @@ def test_embed_of_what_is_no_input_is_one_line(
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not out.exists()
+
+
+def test_a_gpu_that_is_not_there_is_refused_by_embed(project: Path, tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    out = tmp_path / "latents.parquet"
+    shards = "data/shards/digits"
+    done = run(project, "ie", "embed", "results/train/model", shards, "--out", str(out), "--device", "cuda")
+    assert done.returncode == 5
+    assert "no GPU" in done.stderr

@@ -1,0 +1,114 @@
+"""Reading the tables that stages leave: CSV, Parquet, and npz without pickled objects.
+
+A table that is missing, damaged or lacks a column is a DataError that names the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import math
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError, from_os_error
+
+Table = dict[str, list[str]]
+
+
+@contextlib.contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turns whatever a reader raises on a missing or damaged file into a DataError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{what} is missing: {path}") from error
+    except (pa.ArrowException, zipfile.BadZipFile, EOFError, ValueError, csv.Error) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise DataError(f"{what} is damaged ({reason[0]}): {path}") from error
+    except OSError as error:
+        known = from_os_error(error)
+        if known is not None:
+            raise known from error
+        raise DataError(f"{what} cannot be read ({error}): {path}") from error
+
+
+def read_csv(path: Path, required: Sequence[str]) -> Table:
+    """Columns of a CSV as they are written, text: a class may be called NA or 007."""
+    with reading(path, "table"), path.open(newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file, strict=True)) or [[]]
+        rows = [row for row in rows if row]
+    missing = [column for column in required if column not in header]
+    if missing:
+        raise DataError(f"table lacks column {', '.join(missing)}, it has {', '.join(header) or 'none'}: {path}")
+    if not rows:
+        raise DataError(f"table has no rows: {path}")
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(header):
+            raise DataError(f"row {number} has {len(row)} cells where the header has {len(header)}: {path}")
+    return {column: [row[index] for row in rows] for index, column in enumerate(header)}
+
+
+def numbers(table: Table, column: str, path: Path, gaps: bool = False) -> NDArray[np.float64]:
+    """A column as floats; with `gaps`, empty and not-finite cells are NaN, else they are refused."""
+    values = []
+    for number, cell in enumerate(table[column], 1):
+        try:
+            value = float(cell) if cell.strip() or not gaps else math.nan
+        except ValueError:
+            raise DataError(f"column {column}, row {number} is not a number ({cell!r}): {path}") from None
+        if not math.isfinite(value):
+            if not gaps:
+                raise DataError(f"column {column}, row {number} is not a finite number ({cell!r}): {path}")
+            value = math.nan
+        values.append(value)
+    return np.array(values)
+
+
+def read_test_latents(path: Path, column: str) -> tuple[NDArray[np.float64], list[str]]:
+    """Vectors `[N, D]` and class names of the test rows."""
+    with reading(path, "latents"):
+        names = pq.read_schema(path).names
+        missing = [name for name in ("split", "label", column) if name not in names]
+        if missing:
+            raise DataError(f"latents lack column {', '.join(missing)}, they have {', '.join(names)}: {path}")
+        table = pq.read_table(path, columns=["split", "label", column], filters=[("split", "==", "test")])
+    vectors = table[column].combine_chunks()
+    if not pa.types.is_fixed_size_list(vectors.type):
+        raise DataError(f"latents column {column} must be a fixed-size list of floats, is {vectors.type}: {path}")
+    if table.num_rows < 3:
+        raise DataError(f"latents need at least 3 rows of split test, got {table.num_rows}: {path}")
+    with reading(path, "latents"):
+        x = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float64).reshape(table.num_rows, -1)
+    labels = table["label"].to_pylist()
+    if not np.isfinite(x).all() or None in labels:
+        raise DataError(f"latents hold test rows without a label or with values of {column} not finite: {path}")
+    return x, [str(label) for label in labels]
+
+
+def read_images(path: Path, key: str) -> NDArray[np.float64]:
+    """Images `[rows, columns, C, H, W]` in 0..1."""
+    # Opened here: given a path, np.load leaves a damaged file open.
+    with reading(path, "arrays"), path.open("rb") as file:
+        loaded: Any = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise DataError(f"arrays are no npz file: {path}")
+        with loaded as arrays:
+            if key not in arrays.files:
+                raise DataError(f"arrays lack {key}, they have {', '.join(arrays.files) or 'none'}: {path}")
+            images = np.asarray(arrays[key])
+    if images.ndim != 5 or images.size == 0 or images.shape[2] not in (1, 3) or images.dtype.kind != "f":
+        raise DataError(
+            f"array {key} must be floats [rows, columns, 1 or 3, H, W], got {images.dtype} {list(images.shape)}: {path}"
+        )
+    # The negated comparison also catches NaN.
+    if not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):
+        raise DataError(f"array {key} must lie in 0..1, got {images.min():g}..{images.max():g}: {path}")
+    return np.clip(images.astype(np.float64), 0.0, 1.0)
