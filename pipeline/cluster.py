@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +14,7 @@ from pipeline.errors import ResourceError
 
 # Bytes. Nothing large goes through Ray's object store here; its default would be a third of the memory.
 _OBJECT_STORE = 200 * 1024 * 1024
+_CONNECT_TIMEOUT_S = 10
 
 
 @contextlib.contextmanager
@@ -28,9 +31,13 @@ def ray_cluster() -> Iterator[dict[str, float]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Seconds between two looks of Ray Train at its workers; every epoch's report waits for one, 2 s by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_answers(address)
+    else:
+        _stay_on_loopback()
     import ray
 
-    address = os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
@@ -51,6 +58,31 @@ def ray_cluster() -> Iterator[dict[str, float]]:
         yield resources
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Knocks at host:port first: Ray itself would go on trying a dead address for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "//" in address or not port.isdigit():
+        return  # `auto`, or a scheme of Ray's own
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ResourceError(
+            f"the Ray cluster at RAY_ADDRESS={address} does not answer ({error}); start it, or unset RAY_ADDRESS to "
+            "run on this machine"
+        ) from error
+
+
+def _stay_on_loopback() -> None:
+    """On one machine, lets nobody else in: Ray runs whatever code comes to its ports.
+
+    On Linux Ray listens on all interfaces, unless told that this machine cannot be part of a cluster, as it assumes
+    on Windows and macOS. Read when Ray is imported, and inherited by its processes.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 def check_resources(resources: dict[str, float], *, workers: int, threads: int, device: str) -> None:

@@ -112,13 +112,14 @@ def plan_trials(params: Params, project: Path, manifest: Manifest) -> list[Trial
 
 def _run(trials: list[Trial], store: Path, params: Params, log: Log) -> dict[str, str]:
     """Runs trials through Ray Tune; returns the errors of those that failed, by fingerprint."""
-    from ray import tune
-    from ray.util.queue import Queue
-
     cuda = params.train.device == "cuda"
     threads, concurrent = params.train.threads_per_worker, params.sweep.max_concurrent
     store.mkdir(parents=True, exist_ok=True)
     with ray_cluster() as resources:
+        # Not before: what Ray reads from the environment when it is imported is set by then.
+        from ray import tune
+        from ray.util.queue import Queue
+
         check_resources(resources, workers=1, threads=threads, device=params.train.device)
         per_trial = {"CPU": float(threads)} | ({"GPU": min(1.0, resources.get("GPU", 0) / concurrent)} if cuda else {})
         queue = Queue(actor_options={"num_cpus": 0})
