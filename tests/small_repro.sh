@@ -6,8 +6,9 @@ import yaml
 
 from tests.project import small_params
 
+params = small_params()
 with open("params.yaml", "w") as file:
-    yaml.safe_dump(small_params(), file, sort_keys=False)
+    yaml.safe_dump(params, file, sort_keys=False)
 PYTHON
 make repro
 start=$SECONDS
