@@ -31,7 +31,7 @@ def memory(mark: str) -> float:
     return total / _MIB
 
 
-def measure(folder: Path) -> dict[str, float]:
+def measure(folder: Path) -> dict[str, float | str]:
     """Runs `make repro` twice in a clone at `folder`."""
     subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(folder)], check=True)
     mark = str(os.getpid())
@@ -48,12 +48,15 @@ def measure(folder: Path) -> dict[str, float]:
     started = time.monotonic()
     subprocess.run(["make", "repro"], cwd=folder, env=environment, check=True)
     again = time.monotonic() - started
+    revision = ["git", "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(revision, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
     training = json.loads((folder / "results/train/timing.json").read_text())["seconds"]
     return {
         "repro_minutes": round(wall / 60, 1),
         "second_repro_seconds": round(again, 1),
         "training_minutes": round(training / 60, 1),
         "peak_memory_gib": round(peak / 1024, 2),
+        "commit": commit,
     }
 
 

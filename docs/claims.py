@@ -56,7 +56,7 @@ def collect() -> list[dict[str, Any]]:
         note = f"{epochs} epochs" if method != "supervised" else "labelled points alone"
         add(name, round(sum(errors) / len(errors), 2), "%", "", n=len(errors), note=note)
     benchmark = read("benchmarks/repro.json")
-    bench: dict[str, Any] = {"command": "python benchmarks/repro.py"}
+    bench: dict[str, Any] = {"command": "python benchmarks/repro.py", "commit": benchmark["commit"]}
     add("mnist-100-extended-training-time", benchmark["training_minutes"], "min", "at most 6", **bench)
     add("make-repro-time", benchmark["repro_minutes"], "min", "at most 20", **bench)
     add("make-repro-again-time", benchmark["second_repro_seconds"], "s", "seconds", **bench)

@@ -351,7 +351,7 @@ def calibration(calibration_csv: Path, out: Path) -> None:
         top.plot(confidence[filled], accuracy[filled], color=_LINES[0], marker="o", markersize=5, label="this model")
         top.set(ylabel="accuracy (share right)", xlim=(0, 1), ylim=(0, 1.03))
         top.set_title(f"Calibration: ECE {ece:.4f} in {bins} bins")
-        top.legend(loc="upper left")
+        top.legend(loc="best")
         bottom.bar((edges[:-1] + edges[1:])[filled] / 2, count[filled], width=0.9 / bins, color=_LINES[0])
         bottom.set_yscale("log")
         bottom.set_ylim(0.7, 10 ** math.ceil(math.log10(count.max()) + 0.1))
