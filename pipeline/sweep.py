@@ -269,7 +269,9 @@ def _publish(trials: list[Trial], store: Path, failures: dict[str, str], out: Pa
         if path.is_file():
             result = _read_result(path)
             seconds += result.seconds
-            row = result.model_dump(exclude={"fingerprint", "seconds"}) | {"status": "finished", "error": ""}
+            measured = result.model_dump(exclude={"fingerprint", "seconds"})
+            row = {name: round(value, 6) if isinstance(value, float) else value for name, value in measured.items()}
+            row |= {"status": "finished", "error": ""}
         else:
             error = failures.get(trial.job.fingerprint, "did not run")
             log(f"sweep: FAILED {trial.method}, {trial.labels} labels, seed {trial.seed}: {error}; see {path.parent}")
