@@ -1,7 +1,7 @@
 """Wall time and peak memory of `make repro` in a fresh clone: `python benchmarks/repro.py`.
 
 Memory is the largest sum, over samples twice a second, of the proportional set size of every process that the command
-started (memory that processes share is counted once). Writes benchmarks/repro.json.
+started (memory that processes share is counted once). Adds the run to benchmarks/repro.json; the claims take medians.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ def measure(folder: Path) -> dict[str, float | str]:
     mark = str(os.getpid())
     environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"} | {_MARK: mark}
     started = time.monotonic()
-    process = subprocess.Popen(["make", "repro"], cwd=folder, env=environment)
+    log = folder.parent / "make.log"
     peak = 0.0
-    while process.poll() is None:
-        peak = max(peak, memory(mark))
-        time.sleep(0.5)
+    with log.open("w") as output:
+        process = subprocess.Popen(["make", "repro"], cwd=folder, env=environment, stdout=output)
+        while process.poll() is None:
+            peak = max(peak, memory(mark))
+            time.sleep(0.5)
     wall = time.monotonic() - started
     if process.returncode != 0:
-        raise SystemExit(f"make repro exited with {process.returncode}")
+        raise SystemExit(f"make repro exited with {process.returncode}\n{log.read_text()}")
     started = time.monotonic()
     subprocess.run(["make", "repro"], cwd=folder, env=environment, check=True)
     again = time.monotonic() - started
@@ -56,6 +58,7 @@ def measure(folder: Path) -> dict[str, float | str]:
         "second_repro_seconds": round(again, 1),
         "training_minutes": round(training / 60, 1),
         "peak_memory_gib": round(peak / 1024, 2),
+        "stages_run": log.read_text().count("Running stage"),
         "commit": commit,
     }
 
@@ -63,5 +66,7 @@ def measure(folder: Path) -> dict[str, float | str]:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as parent:
         measured = measure(Path(parent) / "clone")
-    (REPOSITORY / "benchmarks/repro.json").write_text(json.dumps(measured, indent=2) + "\n")
+    path = REPOSITORY / "benchmarks/repro.json"
+    runs = json.loads(path.read_text()) if path.exists() else []
+    path.write_text(json.dumps([*runs, measured], indent=2) + "\n")
     print(json.dumps(measured, indent=2))
