@@ -136,9 +136,9 @@ def headline(rows: list[dict[str, Any]]) -> str:
         lines.append(f"| {text} | {value(row)} % | {row['note']} |")
     lines.append("")
     lines.append(
-        f"`make repro` trains the extended objective on the first subset with two workers, in {minutes} minutes on 2 cores, "
-        f"to {main['value']} %. The plain objective is still falling at that budget. Every figure, with its command and "
-        "commit, is in [docs/results](docs/results/claims.md)."
+        "`make repro` trains the extended objective on the first subset with two workers, in "
+        f"{minutes} minutes on 2 cores, to {main['value']} %. The plain objective is still falling at that budget. "
+        "Every figure, with its command and commit, is in [docs/results](docs/results/claims.md)."
     )
     return "\n".join(lines) + "\n"
 
