@@ -20,6 +20,7 @@ CLAIMS = REPOSITORY / "docs/results/claims.json"
 # Made by SUBSETS_COMMAND, then copied here from results/sweep/table.csv.
 SUBSETS = REPOSITORY / "docs/results/mnist-100-subsets.csv"
 SUBSETS_COMMAND = "dvc exp run -S sweep.label_counts=[100] -S sweep.seeds=[0,1,2] -S sweep.epochs=12 sweep"
+SUBSETS_COMMIT = "59748163b03c"  # where that sweep ran; its table is a copy, not of this checkout
 _BEGIN, _END = "<!-- claims: begin -->", "<!-- claims: end -->"
 
 
@@ -45,12 +46,13 @@ def collect() -> list[dict[str, Any]]:
     active = evaluated["probe_class_from_v_active_means_mlp_pct"]
     add(f"{main}-class-from-active-v-means-mlp", round(active, 1), "%", "")
     add(f"{main}-active-units", evaluated["active_units"], "of v", "", better="higher")
+    subsets: dict[str, Any] = {"command": SUBSETS_COMMAND, "commit": SUBSETS_COMMIT}
     for (method, labels, epochs), errors in sweep_errors(SUBSETS).items():
         note = f"{epochs} epochs" if method != "supervised" else "labelled points alone"
         target = "at most 2.5" if method == "extended" else ""
         mean, std = round(statistics.mean(errors), 2), round(statistics.stdev(errors), 2)
         name = f"mnist-{labels}-{method}-test-error-over-subsets"
-        add(name, mean, "%", target, n=len(errors), note=note, std=str(std), command=SUBSETS_COMMAND)
+        add(name, mean, "%", target, n=len(errors), note=note, std=str(std), **subsets)
     for (method, labels, epochs), errors in sweep_errors(REPOSITORY / "results/sweep/table.csv").items():
         name = f"mnist-{labels}-{method}-sweep-test-error"
         note = f"{epochs} epochs" if method != "supervised" else "labelled points alone"
