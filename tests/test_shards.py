@@ -357,6 +357,15 @@ def test_a_manifest_that_does_not_fit_is_a_data_error(
         read_manifest(changed_manifest(shards, *where, value=value))
 
 
+def test_counts_are_read_in_the_order_of_the_classes_whatever_their_alphabet(shards: Path) -> None:
+    before = read_manifest(shards)
+    backwards = before.spec.classes[::-1]
+    after = read_manifest(changed_manifest(shards, "spec", "classes", value=list(backwards)))
+    for name, split in after.splits.items():
+        assert tuple(split.class_counts) == backwards
+        assert split.class_counts == before.splits[name].class_counts
+
+
 def test_a_manifest_without_one_of_the_splits_is_a_data_error(shards: Path) -> None:
     raw = json.loads((shards / "manifest.json").read_text())
     del raw["splits"]["val"]

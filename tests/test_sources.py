@@ -15,7 +15,8 @@ from pipeline.errors import DataError
 from pipeline.files import sha256_file
 from pipeline.sources import SOURCES
 from pipeline.sources.digits import DIGITS
-from pipeline.sources.idx import read_idx
+from pipeline.sources.fashion_mnist import FASHION_MNIST
+from pipeline.sources.idx import IdxImages, read_idx
 from pipeline.sources.mnist import MNIST
 
 
@@ -30,7 +31,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_mnist_test_files(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+def write_idx_test_files(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
     (folder / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(images))
     (folder / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
 
@@ -71,18 +72,27 @@ def test_an_idx_header_that_states_a_huge_size_is_refused_without_reserving_it(t
         read_idx(tmp_path / "huge", 3)
 
 
-def test_mnist_files_become_examples_with_stable_keys(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", [MNIST, FASHION_MNIST], ids=lambda source: source.name)
+def test_idx_images_become_examples_with_stable_keys(source: IdxImages, tmp_path: Path) -> None:
     images = np.arange(3 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(3, 28, 28)
-    write_mnist_test_files(tmp_path, images, np.array([7, 0, 9], np.uint8))
-    examples = list(MNIST.examples(tmp_path, "test"))
+    write_idx_test_files(tmp_path, images, np.array([7, 0, 9], np.uint8))
+    examples = list(source.examples(tmp_path, "test"))
     assert [example.key for example in examples] == ["test-000000", "test-000001", "test-000002"]
     assert [example.y for example in examples] == [7, 0, 9]
     assert all(np.array_equal(example.x[0], image) for example, image in zip(examples, images, strict=True))
-    assert examples[0].x.shape == MNIST.spec(tmp_path).shape
+    assert examples[0].x.shape == source.spec(tmp_path).shape
+
+
+def test_fashion_mnist_names_its_classes_as_published(tmp_path: Path) -> None:
+    spec = FASHION_MNIST.spec(tmp_path)
+    assert ", ".join(spec.classes) == (
+        "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+    )
+    assert spec.likelihood == "bernoulli"
 
 
 def test_as_many_mnist_labels_as_images_are_demanded(tmp_path: Path) -> None:
-    write_mnist_test_files(tmp_path, np.zeros((3, 28, 28), np.uint8), np.zeros(2, np.uint8))
+    write_idx_test_files(tmp_path, np.zeros((3, 28, 28), np.uint8), np.zeros(2, np.uint8))
     with pytest.raises(DataError, match="3 images, but 2 labels"):
         list(MNIST.examples(tmp_path, "test"))
 
@@ -125,3 +135,5 @@ def test_a_source_knows_its_classes_and_files_before_any_file_is_there(name: str
         assert len(file.sha256) == 64
         assert file.size > 0
         assert all(url.startswith("https://") for url in file.places.get("https", ()))
+        for package, _, member in (place.rpartition(":") for place in file.places.get("deb", ())):
+            assert package and file.name in member and not member.startswith(("/", "."))

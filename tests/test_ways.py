@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.sources import RawFile
-from pipeline.ways import Https, Npm, WayFailed, copy_at_most, extract_member, from_folder
+from pipeline.ways import Deb, Https, Npm, WayFailed, copy_at_most, extract_member, from_folder
+from tests.debian import Archive, archive_in, needs_dpkg_deb
 
 CONTENT = np.random.default_rng(0).bytes(5000)
 OTHER = CONTENT[::-1]
@@ -310,3 +311,146 @@ def test_a_damaged_sparse_member_is_answered(tmp_path: Path) -> None:
         tar.addfile(info, io.BytesIO(CONTENT))
     with pytest.raises(WayFailed, match=r"p\.tgz: damaged"):
         extract_member(tmp_path / "p.tgz", "package/a.bin", tmp_path / "target", 5000)
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
+    return archive_in(tmp_path / "archive", monkeypatch)
+
+
+def fill(tree: Path) -> None:
+    """Files of every kind that a package may hold."""
+    folder = tree / "usr" / "share" / "tiny"
+    (folder / "folder").mkdir(parents=True)
+    (folder / "plain").write_bytes(CONTENT)
+    (folder / "packed.gz").write_bytes(gzip.compress(OTHER))
+    (folder / "bomb.gz").write_bytes(gzip.compress(bytes(40_000_000)))
+    (folder / "cut.gz").write_bytes(gzip.compress(CONTENT)[:-9])
+    (folder / "symlink").symlink_to("plain")
+    (folder / "outside").symlink_to("/etc/hostname")
+    (folder / "z-hardlink").hardlink_to(folder / "plain")
+
+
+def deb_file(member: str, content: bytes = CONTENT, package: str = "tiny") -> RawFile:
+    return raw_file(content, deb=(f"{package}:usr/share/tiny/{member}",))
+
+
+@needs_dpkg_deb
+def test_files_come_out_of_a_debian_package_plain_or_compressed_after_one_download(
+    archive: Archive, tmp_path: Path
+) -> None:
+    archive.add("tiny", fill)
+    deb = Deb(tmp_path)
+    assert deb(deb_file("plain"), tmp_path / "a") == "Debian package tiny"
+    deb(deb_file("packed.gz", OTHER), tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == CONTENT
+    assert (tmp_path / "b").read_bytes() == OTHER
+    assert archive.asked == ["tiny"]
+
+
+@needs_dpkg_deb
+@pytest.mark.parametrize(
+    ("member", "answer"),
+    [
+        ("absent", "no member usr/share/tiny/absent"),
+        ("symlink", "usr/share/tiny/symlink is not a regular file"),
+        ("outside", "usr/share/tiny/outside is not a regular file"),
+        ("z-hardlink", "usr/share/tiny/z-hardlink is not a regular file"),
+        ("folder", "usr/share/tiny/folder is not a regular file"),
+        ("../../../etc/hostname", "no member"),
+        ("bomb.gz", "longer than the expected 5000 bytes"),
+        ("cut.gz", "truncated or damaged"),
+    ],
+)
+def test_what_is_no_file_of_the_expected_size_never_leaves_a_debian_package(
+    archive: Archive, tmp_path: Path, member: str, answer: str
+) -> None:
+    archive.add("tiny", fill)
+    with pytest.raises(WayFailed, match=rf"^tiny_1\.0_all\.deb.*{answer}"):
+        Deb(tmp_path)(deb_file(member), tmp_path / "target")
+    assert not (tmp_path / "target").exists() or (tmp_path / "target").stat().st_size <= 5000
+
+
+@needs_dpkg_deb
+def test_an_oversize_member_of_a_debian_package_is_cut_off(archive: Archive, tmp_path: Path) -> None:
+    def large(tree: Path) -> None:
+        (tree / "usr" / "share" / "tiny").mkdir(parents=True)
+        (tree / "usr" / "share" / "tiny" / "large").write_bytes(bytes(3_000_000))
+
+    archive.add("tiny", large)
+    with pytest.raises(
+        WayFailed, match=r"^tiny_1\.0_all\.deb:usr/share/tiny/large: longer than the expected 5000 bytes$"
+    ):
+        Deb(tmp_path)(deb_file("large"), tmp_path / "target")
+    assert (tmp_path / "target").stat().st_size <= 5000
+
+
+@needs_dpkg_deb
+@pytest.mark.parametrize("at", [0.0, 0.2, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("cut", [True, False], ids=["cut", "overwritten"])
+def test_a_damaged_debian_package_is_answered(archive: Archive, tmp_path: Path, at: float, cut: bool) -> None:
+    path = archive.add("tiny", fill)
+    data = bytearray(path.read_bytes())
+    where = int(at * len(data))
+    data[where:] = b"" if cut else data[where : where + 4].translate(bytes(range(255, -1, -1))) + data[where + 4 :]
+    path.write_bytes(data)
+    with pytest.raises(WayFailed, match=r"^tiny_1\.0_all\.deb: damaged \(dpkg-deb.+\)$"):
+        Deb(tmp_path)(deb_file("absent"), tmp_path / "target")
+
+
+@needs_dpkg_deb
+def test_a_package_that_apt_does_not_know_is_asked_for_once_and_named(archive: Archive, tmp_path: Path) -> None:
+    deb = Deb(tmp_path)
+    for _ in range(2):
+        with pytest.raises(
+            WayFailed,
+            match=r"^apt-get download absent: Unable to locate package absent; apt's package lists may be missing or "
+            r"old: run `apt-get update`$",
+        ):
+            deb(deb_file("f", package="absent"), tmp_path / "target")
+    assert archive.asked == ["absent"]
+
+
+@needs_dpkg_deb
+@pytest.mark.parametrize(
+    ("stderr", "answer", "update"),
+    [
+        (
+            "Err:1 http://deb.invalid tiny\nE: Failed to fetch http://deb.invalid/t.deb  Temporary failure resolving "
+            "'deb.invalid'\nE: Some files failed to download\n",
+            r"Temporary failure resolving 'deb\.invalid'; Some files failed to download$",
+            False,
+        ),
+        (
+            "E: Failed to fetch http://deb.invalid/t.deb  404  Not Found\n",
+            r"404 Not Found; .*run `apt-get update`$",
+            True,
+        ),
+        ("E: Can't find a source to download version '1' of 'tiny'\n", r"a source .*; .*run `apt-get update`$", True),
+        ("apt-get: broken\n", r"apt-get download tiny: apt-get: broken$", False),
+        (" \n", r"apt-get download tiny: exit code 100$", False),
+    ],
+    ids=["no network", "old lists", "no lists", "no error line", "silent"],
+)
+def test_what_apt_says_is_the_answer(archive: Archive, tmp_path: Path, stderr: str, answer: str, update: bool) -> None:
+    archive.fails_with(stderr)
+    with pytest.raises(WayFailed, match=answer) as caught:
+        Deb(tmp_path)(deb_file("f"), tmp_path / "target")
+    assert ("apt-get update" in str(caught.value)) == update
+
+
+def test_a_machine_without_debians_tools_is_answered(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(WayFailed, match=r"^apt-get is not installed$"):
+        Deb(tmp_path)(deb_file("f"), tmp_path / "target")
+    monkeypatch.setenv("PATH", str(archive.bin))
+    with pytest.raises(WayFailed, match=r"^dpkg-deb is not installed$"):
+        Deb(tmp_path)(deb_file("f"), tmp_path / "target")
+    assert archive.asked == []
+
+
+def test_no_debian_package_is_known_for_a_file_without_one(tmp_path: Path) -> None:
+    with pytest.raises(WayFailed, match=r"^no package is known$"):
+        Deb(tmp_path)(raw_file(), tmp_path / "target")

