@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from pipeline.provenance import commit, hardware  # noqa: E402
+
 CLAIMS = REPOSITORY / "docs/results/claims.json"
 # Made by SUBSETS_COMMAND, then copied here from results/sweep/table.csv.
 SUBSETS = REPOSITORY / "docs/results/mnist-100-subsets.csv"
@@ -26,7 +27,7 @@ _BEGIN, _END = "<!-- claims: begin -->", "<!-- claims: end -->"
 
 def collect() -> list[dict[str, Any]]:
     """A row per published figure, from results/ and benchmarks/repro.json."""
-    common = {"hardware": hardware(), "commit": commit()}
+    common = {"hardware": hardware(), "commit": commit(REPOSITORY)}
     rows = []
 
     def add(name: str, value: float, unit: str, target: str, n: int = 1, better: str = "lower", **more: Any) -> None:
@@ -87,22 +88,6 @@ def read(path: str) -> dict[str, Any]:
     """A JSON file of the repository."""
     value: dict[str, Any] = json.loads((REPOSITORY / path).read_text())
     return value
-
-
-def hardware() -> str:
-    """Processor and cores of this machine."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return f"{os.cpu_count()} cores, {model}, no GPU"
-
-
-def commit() -> str:
-    """The commit that was measured."""
-    command = ["git", "rev-parse", "--short=12", "HEAD"]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def table(rows: list[dict[str, Any]]) -> str:

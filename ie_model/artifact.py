@@ -17,7 +17,7 @@ from ie_model.config import ModelConfig
 from ie_model.model import EquiVAE
 from ie_model.spec import DataSpec
 
-FORMAT = 1
+FORMAT = 2
 _WEIGHTS = "weights.safetensors"
 _CONFIG = "config.json"
 
@@ -28,7 +28,7 @@ class Artifact:
 
     model: EquiVAE
     class_representations: Tensor
-    """r_y, means over all labelled points, `[K, R]`."""
+    """r_y, means over all labelled points, `[K, R]`; of M2 the unit vectors, of the plain VAE one row."""
 
     class_counts: Tensor
     """Labelled points behind each r_y, `[K]`."""
@@ -76,7 +76,7 @@ def load_artifact(folder: Path, device: torch.device | str = "cpu") -> Artifact:
         state = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
         model.load_state_dict(state, assign=True)
         representations, counts = tensors["class_representations"], tensors["class_counts"]
-        _check_shape("class_representations", representations, (spec.num_classes, model.config.r_dim))
+        _check_shape("class_representations", representations, (model.num_codes, model.r_dim))
         _check_shape("class_counts", counts, (spec.num_classes,))
     except FileNotFoundError as error:
         raise ValueError(f"no model in {folder}: {_WEIGHTS} is missing") from error

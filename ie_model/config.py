@@ -12,7 +12,7 @@ class _Config(BaseModel):
 
 
 class ModelConfig(_Config):
-    """Sizes and parts of EquiVAE's networks."""
+    """Sizes and parts of the networks. EquiVAE, and by other choices Kingma's M2 and the plain VAE."""
 
     r_dim: int = Field(ge=1, le=4096)
     """R, size of the invariant representation r."""
@@ -20,41 +20,74 @@ class ModelConfig(_Config):
     v_dim: int = Field(ge=1, le=4096)
     """V, size of the equivariant representation v."""
 
+    class_code: Literal["embedding", "one_hot", "none"]
+    """What stands for the class. `embedding`: r_y, the mean of f_inv over other points of the class (EquiVAE).
+    `one_hot`: the class's unit vector (Kingma's M2). `none`: nothing (the plain VAE)."""
+
+    posterior: Literal["r_and_x", "x"]
+    """What q(v | .) sees: r and x, or x alone (an ablation)."""
+
+    stochastic_r: bool
+    """An ablation: r is drawn from a normal with a KL to N(0, I) instead of being a mean."""
+
+    classifier: Literal["distance", "network", "none"]
+    """q(y|x): `distance` is a softmax over minus the squared distances of f_inv(x) to the r_y (ours); `network` a
+    dense layer on f_inv(x); `none` goes with class_code `none`."""
+
+    encoder: Literal["convolutional", "wide_residual"]
+    """Trunk of images: stride-2 5x5 convolutions, or groups of pre-activation residual blocks (for GPUs). Series
+    have stride-2 convolutions over time and counts have dense layers, whatever stands here."""
+
     channels: tuple[int, ...] = Field(min_length=1, max_length=6)
-    """Output channels of the stride-2 5x5 convolutions of both image trunks."""
+    """Output channels of the trunk's convolutions, or of its residual groups."""
+
+    residual_blocks: int = Field(ge=1, le=16)
+    """Blocks of each group of a wide_residual trunk."""
 
     hidden: int = Field(ge=1)
-    """Width of the dense layer on top of each trunk."""
+    """Width of the dense layer on top of each trunk and of the posterior's head."""
+
+    decoder: Literal["dense", "convolutional"]
+    """`convolutional` (images): one dense layer, then the trunk's convolutions turned round."""
 
     decoder_hidden: tuple[int, ...] = Field(min_length=1)
     """Widths of the decoder's dense layers."""
 
-    classifier: Literal["distance", "network"]
-    """q(y|x): `distance` is a softmax over minus the squared distances of f_inv(x) to the r_y (ours);
-    `network` a dense layer on f_inv(x)."""
-
     @model_validator(mode="after")
-    def _positive(self) -> ModelConfig:
+    def _check(self) -> ModelConfig:
         for name in ("channels", "decoder_hidden"):
             if min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} must all be at least 1, got {list(getattr(self, name))}")
+        fitting = {"embedding": ("distance", "network"), "one_hot": ("network",), "none": ("none",)}[self.class_code]
+        if self.classifier not in fitting:
+            raise ValueError(
+                f"classifier is {self.classifier!r} with class_code {self.class_code!r}; allowed: {', '.join(fitting)}"
+            )
+        if self.stochastic_r and self.class_code != "embedding":
+            raise ValueError(f"stochastic_r needs class_code 'embedding', got {self.class_code!r}")
         return self
 
 
 class AugmentConfig(_Config):
-    """Ranges of the random affine map of the extended objective; each is drawn uniformly in plus or minus."""
+    """Ranges of the random distortion of the extended objective; each is drawn uniformly in plus or minus.
+
+    Images: an affine map. Series: shift in time and scale of the values. Counts: words left out.
+    """
 
     rotation: float = Field(ge=0, le=180)
     """Degrees."""
 
     shift: float = Field(ge=0, le=1)
-    """Fraction of the image's side."""
+    """Fraction of the image's side, or of the series' longest length."""
 
     scale: float = Field(ge=0, lt=1)
     """Relative change of size."""
 
     shear: float = Field(ge=0, le=1)
     """Tangent of the shear's angle."""
+
+    drop: float = Field(ge=0, lt=1)
+    """Share of a text's words that is left out, drawn up to this much."""
 
 
 class ExtendedConfig(_Config):
@@ -79,20 +112,32 @@ class ExtendedConfig(_Config):
 class ObjectiveConfig(_Config):
     """The training objective J of docs/method.md."""
 
-    method: Literal["equivae", "supervised"]
-    """`equivae`: the bound on labelled and unlabelled points. `supervised`: the same encoder trained with
-    cross-entropy on the labelled points alone (the baseline)."""
+    loss: Literal["bound", "cross_entropy"]
+    """`bound`: J, on labelled and unlabelled points. `cross_entropy`: the same encoder trained on the labelled points
+    alone (the supervised baseline)."""
 
     alpha: float = Field(ge=0)
     """Weight of the labelled log q(y|x), in units of one data point's bound: J / N carries
     alpha * mean over labelled points of log q(y|x)."""
+
+    label_prior: Literal["uniform", "labelled"]
+    """p(y): the same for all classes, or the classes' shares of the labelled points."""
 
     prune: float = Field(ge=0, lt=1)
     """Classes with q(y|x) below this are left out of the class sum, never the best one; 0 is the exact sum."""
 
     support_min: int = Field(ge=2)
     support_max: int = Field(ge=2)
-    """m, the labelled points per class of a step, is drawn from support_min..support_max."""
+    """m, the labelled points per class of a step, is drawn from support_min..support_max; equal ones fix it."""
+
+    self_included: bool
+    """An ablation: a labelled point is part of its own r."""
+
+    kl_warmup: float = Field(ge=0, le=1)
+    """Share of the run's steps in which the KL's weight rises from 0 to 1; 0 is the bound from the first step on."""
+
+    free_bits: float = Field(ge=0)
+    """Nats of KL per unit of v, averaged over a step's points, that cost nothing; 0 is the bound itself."""
 
     extended: ExtendedConfig
     """Optional terms beyond the plain objective."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ie_model.config import ModelConfig
 from ie_model.spec import DataSpec
+
+# Side of the feature map that a wide-residual trunk hands to its dense layer: coarse, but v needs to know where.
+_POOLED = 4
 
 
 class ImageTrunk(nn.Module):
@@ -19,12 +25,108 @@ class ImageTrunk(nn.Module):
         layers: list[nn.Module] = []
         for out_channels in config.channels:
             layers += [nn.Conv2d(channels, out_channels, kernel_size=5, stride=2, padding=2), nn.ReLU()]
-            channels, height, width = out_channels, (height + 1) // 2, (width + 1) // 2
+            channels, height, width = out_channels, _half(height), _half(width)
         self.convolutions = nn.Sequential(*layers)
         self.dense = nn.Linear(channels * height * width, config.hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.dense(self.convolutions(x).flatten(1)))
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation block of two 3x3 convolutions.
+
+    Normalised over groups of channels, never over the batch: a point's features must not depend on the points
+    beside it, or leaving it out of r would leave its traces in.
+    """
+
+    def __init__(self, channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(math.gcd(8, channels), channels)
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, stride, 1, bias=False)
+        self.norm2 = nn.GroupNorm(math.gcd(8, out_channels), out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.skip = (
+            nn.Identity()
+            if stride == 1 and channels == out_channels
+            else nn.Conv2d(channels, out_channels, 1, stride, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.conv1(F.relu(self.norm1(x)))
+        result: Tensor = self.skip(x) + self.conv2(F.relu(self.norm2(inner)))
+        return result
+
+
+class WideResidualTrunk(nn.Module):
+    """Wide residual network without its classifier: `[B, C, H, W]` -> `[B, config.hidden]`.
+
+    channels (32, 64, 128) with 4 blocks a group are the sizes of WRN-28-2. Source: Zagoruyko and Komodakis, BMVC 2016.
+    """
+
+    def __init__(self, spec: DataSpec, config: ModelConfig) -> None:
+        super().__init__()
+        channels = 16
+        layers: list[nn.Module] = [nn.Conv2d(spec.shape[0], channels, 3, 1, 1, bias=False)]
+        for group, out_channels in enumerate(config.channels):
+            for block in range(config.residual_blocks):
+                layers.append(ResidualBlock(channels, out_channels, 2 if group > 0 and block == 0 else 1))
+                channels = out_channels
+        layers += [nn.GroupNorm(math.gcd(8, channels), channels), nn.ReLU(), nn.AdaptiveAvgPool2d(_POOLED)]
+        self.convolutions = nn.Sequential(*layers)
+        self.dense = nn.Linear(channels * _POOLED * _POOLED, config.hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.dense(self.convolutions(x).flatten(1)))
+
+
+class SeriesTrunk(nn.Module):
+    """Stride-2 convolutions over time and one dense layer: `[B, C, T]`, NaN where unknown -> `[B, config.hidden]`.
+
+    The convolutions see values and which of them are known. After each, times past the series' end are set to zero:
+    what fills them never reaches the dense layer.
+    """
+
+    def __init__(self, spec: DataSpec, config: ModelConfig) -> None:
+        super().__init__()
+        channels, length = spec.shape
+        channels *= 2
+        layers: list[nn.Module] = []
+        for out_channels in config.channels:
+            layers.append(nn.Conv1d(channels, out_channels, kernel_size=5, stride=2, padding=2))
+            channels, length = out_channels, _half(length)
+        self.convolutions = nn.ModuleList(layers)
+        self.dense = nn.Linear(channels * length, config.hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        known = ~x.isnan()
+        inside = within_length(known)
+        h = torch.cat([x.nan_to_num(), known.to(x.dtype)], dim=1)
+        for convolution in self.convolutions:
+            inside = inside[..., ::2]
+            h = F.relu(convolution(h)) * inside
+        return F.relu(self.dense(h.flatten(1)))
+
+
+class CountsTrunk(nn.Module):
+    """Two dense layers on log(1 + counts): `[B, W]` -> `[B, config.hidden]`."""
+
+    def __init__(self, spec: DataSpec, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense = nn.Sequential(
+            nn.Linear(spec.shape[0], config.hidden), nn.ReLU(), nn.Linear(config.hidden, config.hidden), nn.ReLU()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.dense(torch.log1p(x))
+        return result
+
+
+def make_trunk(spec: DataSpec, config: ModelConfig) -> nn.Module:
+    """The encoder's trunk for a kind of data: `[B, *spec.shape]` -> `[B, config.hidden]`."""
+    if spec.kind == "image":
+        return ImageTrunk(spec, config) if config.encoder == "convolutional" else WideResidualTrunk(spec, config)
+    return SeriesTrunk(spec, config) if spec.kind == "series" else CountsTrunk(spec, config)
 
 
 class PosteriorHead(nn.Module):
@@ -34,19 +136,23 @@ class PosteriorHead(nn.Module):
     per example and for r once per class (`project_features`, `project_r`), and per pair for the rest only.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, r_dim: int) -> None:
         super().__init__()
         self.from_features = nn.Linear(config.hidden, config.hidden)
-        self.from_r = nn.Linear(config.r_dim, config.hidden, bias=False)
+        self.from_r = nn.Linear(r_dim, config.hidden, bias=False) if config.posterior == "r_and_x" else None
         self.out = nn.Linear(config.hidden, 2 * config.v_dim)
 
     def project_features(self, features: Tensor) -> Tensor:
         """`[B, H]` -> `[B, H]`."""
-        return self.from_features(features)
+        result: Tensor = self.from_features(features)
+        return result
 
     def project_r(self, r: Tensor) -> Tensor:
-        """`[..., R]` -> `[..., H]`."""
-        return self.from_r(r)
+        """`[..., R]` -> `[..., H]`; zero where q(v | x) does not see r."""
+        if self.from_r is None:
+            return r.new_zeros(*r.shape[:-1], self.out.in_features)
+        result: Tensor = self.from_r(r)
+        return result
 
     def combine(self, projected_features: Tensor, projected_r: Tensor) -> tuple[Tensor, Tensor]:
         """Two `[B, H]` -> mean and log-variance, each `[B, V]`."""
@@ -58,23 +164,86 @@ class PosteriorHead(nn.Module):
 class DenseDecoder(nn.Module):
     """Dense network from r and v to the parameters of p(x | r, v), in the shape of x."""
 
-    def __init__(self, spec: DataSpec, config: ModelConfig) -> None:
+    def __init__(self, spec: DataSpec, config: ModelConfig, r_dim: int) -> None:
         super().__init__()
         self.shape = spec.shape
-        self.from_v = nn.Linear(config.v_dim, config.decoder_hidden[0])
-        self.from_r = nn.Linear(config.r_dim, config.decoder_hidden[0], bias=False)
-        layers: list[nn.Module] = [nn.ReLU()]
-        width = config.decoder_hidden[0]
-        for next_width in config.decoder_hidden[1:]:
-            layers += [nn.Linear(width, next_width), nn.ReLU()]
-            width = next_width
-        self.hidden = nn.Sequential(*layers)
-        self.out = nn.Linear(width, spec.num_values)
+        self.stem = _Stem(config, r_dim)
+        self.out = nn.Linear(config.decoder_hidden[-1], spec.num_values)
 
     def forward(self, r: Tensor, v: Tensor) -> Tensor:
-        """r `[B, R]`, v `[B, V]` -> logits `[B, *spec.shape]`."""
-        hidden = self.hidden(self.from_v(v) + self.from_r(r))
-        return self.out(hidden).unflatten(-1, self.shape)
+        """r `[B, R]`, v `[B, V]` -> `[B, *spec.shape]`."""
+        return self.out(self.stem(r, v)).unflatten(-1, self.shape)
+
+
+class ConvolutionalDecoder(nn.Module):
+    """Dense layers, then the trunk's stride-2 convolutions turned round, to any size of image."""
+
+    def __init__(self, spec: DataSpec, config: ModelConfig, r_dim: int) -> None:
+        super().__init__()
+        channels, height, width = spec.shape
+        sizes = [(height, width)]
+        for _ in config.channels:
+            sizes.append((_half(sizes[-1][0]), _half(sizes[-1][1])))
+        self.stem = _Stem(config, r_dim)
+        self.start = (config.channels[-1], *sizes[-1])
+        self.dense = nn.Linear(config.decoder_hidden[-1], math.prod(self.start))
+        layers: list[nn.Module] = []
+        outputs = [channels, *config.channels[:-1]]
+        for i in reversed(range(len(config.channels))):
+            small, large = sizes[i + 1], sizes[i]
+            # Stride 2 makes 2n - 1 of n; an even size takes one more.
+            extra = (large[0] - (2 * small[0] - 1), large[1] - (2 * small[1] - 1))
+            layers += [nn.ReLU(), nn.ConvTranspose2d(config.channels[i], outputs[i], 5, 2, 2, extra)]
+        self.convolutions = nn.Sequential(*layers)
+
+    def forward(self, r: Tensor, v: Tensor) -> Tensor:
+        """r `[B, R]`, v `[B, V]` -> `[B, *spec.shape]`."""
+        result: Tensor = self.convolutions(self.dense(self.stem(r, v)).unflatten(-1, self.start))
+        return result
+
+
+class _Stem(nn.Module):
+    """Dense layers from r and v: the first is linear in the pair."""
+
+    def __init__(self, config: ModelConfig, r_dim: int) -> None:
+        super().__init__()
+        widths = config.decoder_hidden
+        self.from_v = nn.Linear(config.v_dim, widths[0])
+        self.from_r = nn.Linear(r_dim, widths[0], bias=False)
+        layers: list[nn.Module] = [nn.ReLU()]
+        for width, next_width in itertools.pairwise(widths):
+            layers += [nn.Linear(width, next_width), nn.ReLU()]
+        self.hidden = nn.Sequential(*layers)
+
+    def forward(self, r: Tensor, v: Tensor) -> Tensor:
+        result: Tensor = self.hidden(self.from_v(v) + self.from_r(r))
+        return result
+
+
+def make_decoder(spec: DataSpec, config: ModelConfig, r_dim: int) -> nn.Module:
+    """The decoder for a kind of data: r `[B, R]`, v `[B, V]` -> `[B, *spec.shape]`."""
+    return (DenseDecoder if config.decoder == "dense" else ConvolutionalDecoder)(spec, config, r_dim)
+
+
+def check_fit(spec: DataSpec, config: ModelConfig) -> None:
+    """Says what of a model's configuration the data does not allow.
+
+    Raises:
+        ValueError: names the key, its value and what is allowed.
+    """
+    if spec.kind != "image":
+        for key, allowed in (("encoder", "convolutional"), ("decoder", "dense")):
+            if (chosen := getattr(config, key)) != allowed:
+                raise ValueError(f"model.{key} is {chosen!r}, which is for images; allowed for {spec.kind}: {allowed}")
+
+
+def within_length(known: Tensor) -> Tensor:
+    """Which times are not past a series' end: known values `[B, C, T]` -> `[B, 1, T]`, both of booleans.
+
+    The end is the last time with a known value in any channel, so a gap inside a series stays inside.
+    """
+    seen = known.any(dim=1, keepdim=True)
+    return seen.flip(-1).cummax(-1).values.flip(-1)
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -83,5 +252,10 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def to_float(x: Tensor) -> Tensor:
-    """Stored `uint8` values -> floats in [0, 1]."""
-    return x.to(torch.float32).div_(255.0)
+    """Stored values as floats: `uint8` 0..255 -> [0, 1]; others keep their size."""
+    return x.to(torch.float32).div_(255.0) if x.dtype == torch.uint8 else x.to(torch.float32)
+
+
+def _half(size: int) -> int:
+    """Size of what a stride-2 convolution makes of `size`."""
+    return (size + 1) // 2

@@ -11,16 +11,17 @@ hundred labelled points that return in every batch do not outweigh the rest (our
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ie_model.augment import random_affine
+from ie_model.augment import distort
 from ie_model.config import ObjectiveConfig
-from ie_model.likelihoods import bernoulli_log_prob, normal_kl
-from ie_model.model import EquiVAE, class_means, leave_one_out_means, squared_distances
+from ie_model.likelihoods import normal_kl
+from ie_model.model import EquiVAE, class_means, class_sums, leave_one_out_means, noise_like, squared_distances
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,43 @@ class Shares:
 
 
 @dataclass(frozen=True)
+class Ranks:
+    """The ranks of a data-parallel step. r is of the support of all ranks, and means are over the points of all."""
+
+    world_size: int
+    sum: Callable[[Tensor], Tensor]
+    """Sum over the ranks, differentiable: the gradient of a rank's term is the sum of all ranks' gradients."""
+
+
+SINGLE = Ranks(1, lambda values: values)
+
+
+@dataclass(frozen=True)
+class PairBound:
+    """L(x, y) of P pairs of an x and a class's representation, one sample of v each."""
+
+    bound: Tensor
+    """L with the KL weighted by beta, nats, `[P]`."""
+
+    kl: Tensor
+    """KL(q(v | r, x) || N(0, I)) per unit of v, nats, `[P, V]`."""
+
+    cost: Tensor
+    """What beta weighs: the KL of v and that of r where it is stochastic, nats, `[P]`."""
+
+
+@dataclass(frozen=True)
 class ClassSum:
     """U(x) and what it took."""
 
     bound: Tensor
-    """U(x) in nats, `[B]`."""
+    """U(x) with the KL weighted by beta, nats, `[B]`."""
+
+    kl: Tensor
+    """KL per unit of v, averaged over the live classes by q(y|x), `[B, V]`."""
+
+    cost: Tensor
+    """What beta weighs, averaged in the same way, `[B]`."""
 
     num_alive: Tensor
     """Classes that entered the sum, `[B]`."""
@@ -54,142 +87,255 @@ class ClassSum:
 
 
 def labelled_bound(
-    model: EquiVAE, x: Tensor, features: Tensor, r: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """L(x, y) of pairs, one sample of v each.
+    model: EquiVAE,
+    x: Tensor,
+    features: Tensor,
+    code: Tensor,
+    log_prior: Tensor,
+    generator: torch.Generator,
+    beta: float = 1.0,
+) -> PairBound:
+    """L(x, y) of pairs.
 
     Args:
-        x: `[B, *shape]` in [0, 1].
-        features: `model.features(x)`, `[B, H]`.
-        r: representation of each x's class, `[B, R]`; without x itself where x is labelled.
+        x: `[P, *shape]`.
+        features: `model.features(x)`, `[P, H]`.
+        code: what stands for each x's class, `[P, E]`; without x itself where x is labelled.
+        log_prior: log p(y) of each, `[P]`.
         generator: source of the noise.
-
-    Returns:
-        the bound `[B]` in nats and the KL per unit of v `[B, V]`; p(y) is uniform.
+        beta: weight of the KL; 1 is the bound.
     """
+    r, kl_r = model.draw_r(code, generator)
     mean, log_var = model.posterior(features, r)
     kl = normal_kl(mean, log_var)
     v = mean + (0.5 * log_var).exp() * noise_like(mean, generator)
-    log_prob = bernoulli_log_prob(x, model.decode(r, v))
-    return log_prob - kl.sum(-1) - math.log(model.spec.num_classes), kl
+    cost = kl.sum(-1) + kl_r
+    return PairBound(model.log_prob(x, r, v) - beta * cost + log_prior, kl, cost)
+
+
+def alive_classes(log_q: Tensor, prune: float) -> Tensor:
+    """Which classes enter the sum: q(y|x) of at least `prune`, and always the best; `[B, K]` of booleans."""
+    alive = log_q >= math.log(prune) if prune > 0 else torch.ones_like(log_q, dtype=torch.bool)
+    return alive.scatter(1, log_q.argmax(1, keepdim=True), True)
 
 
 def unlabelled_bound(
-    model: EquiVAE, x: Tensor, features: Tensor, r: Tensor, log_q: Tensor, prune: float, generator: torch.Generator
+    model: EquiVAE,
+    x: Tensor,
+    features: Tensor,
+    codes: Tensor,
+    log_q: Tensor,
+    prune: float,
+    generator: torch.Generator,
+    beta: float = 1.0,
 ) -> ClassSum:
     """U(x) with q(y|x) restricted to its live classes and renormalised.
 
     Renormalising keeps U a lower bound on log p(x), whatever is dropped. Against the exact sum it is off by
     d * (U_dropped - U_kept) + h(d), with d the dropped mass, U_dropped the same bound over the dropped classes
-    alone and h the binary entropy: small because d < K * prune.
+    alone and h the binary entropy (in nats): small because d < K * prune. See `prune_gap`.
 
     Args:
-        x: `[B, *shape]`; features `[B, H]`; r the class representations `[K, R]`; log_q `[B, K]`.
+        x: `[B, *shape]`; features `[B, H]`; codes of the classes `[K, E]`; log_q `[B, K]`.
         prune: classes with q(y|x) below it are dropped, never the best one; 0 keeps all.
+        beta: weight of the KL; 1 is the bound.
     """
     with torch.no_grad():
-        alive = log_q >= math.log(prune) if prune > 0 else torch.ones_like(log_q, dtype=torch.bool)
-        alive.scatter_(1, log_q.argmax(1, keepdim=True), True)
+        alive = alive_classes(log_q, prune)
         dropped = torch.where(alive, 0.0, log_q.exp()).sum(1)
     row, cls = alive.nonzero(as_tuple=True)
-    pairs, _ = labelled_bound(model, x[row], features[row], r[cls], generator)
+    pairs = labelled_bound(model, x[row], features[row], codes[cls], model.log_prior[cls], generator, beta)
     log_q = log_q.masked_fill(~alive, -torch.inf).log_softmax(1)
     log_q_pairs = log_q[row, cls]
-    terms = log_q_pairs.exp() * (pairs - log_q_pairs)
-    bound = terms.new_zeros(x.shape[0]).index_add(0, row, terms)
-    return ClassSum(bound, alive.sum(1), dropped)
+    q_pairs = log_q_pairs.exp()
+    bound = q_pairs.new_zeros(x.shape[0]).index_add(0, row, q_pairs * (pairs.bound - log_q_pairs))
+    kl = q_pairs.new_zeros(x.shape[0], pairs.kl.shape[1]).index_add(0, row, q_pairs.unsqueeze(1) * pairs.kl)
+    cost = q_pairs.new_zeros(x.shape[0]).index_add(0, row, q_pairs * pairs.cost)
+    return ClassSum(bound, kl, cost, alive.sum(1), dropped)
 
 
-def leave_one_out_log_q(model: EquiVAE, f: Tensor, f_support: Tensor, y: Tensor, r: Tensor) -> Tensor:
-    """log q(y_i | x_i) `[B]` of labelled points, with each point left out of its own class's representation.
+@torch.no_grad()
+def prune_error(
+    model: EquiVAE,
+    x: Tensor,
+    features: Tensor,
+    codes: Tensor,
+    log_q: Tensor,
+    prune: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Exact less pruned class sum, from the same samples of v, nats, `[B]`. Arguments as in `unlabelled_bound`."""
+    num_codes = codes.shape[0]
+    row, cls = torch.ones_like(log_q, dtype=torch.bool).nonzero(as_tuple=True)
+    pairs = labelled_bound(model, x[row], features[row], codes[cls], model.log_prior[cls], generator)
+    bounds = pairs.bound.view(-1, num_codes)
+    kept = log_q.masked_fill(~alive_classes(log_q, prune), -torch.inf).log_softmax(1)
+    return _weighted(log_q, bounds) - _weighted(kept, bounds)
+
+
+def _weighted(log_q: Tensor, bounds: Tensor) -> Tensor:
+    """sum_y q (L - log q), `[B]`; classes of q = 0 do not count."""
+    q = log_q.exp()
+    return torch.where(q > 0, q * (bounds - log_q), 0.0).sum(1)
+
+
+def prune_gap(bound: Tensor, dropped_mass: Tensor, ceiling: Tensor) -> Tensor:
+    """By how many nats the exact class sum can lie above the pruned one at most, `[B]`.
+
+    d * (U_dropped - U_kept) + h(d) with U_dropped at its ceiling, the largest log p(x | r, v) that there is. The exact
+    sum can also lie below: then the pruned one is the better bound on log p(x).
 
     Args:
-        f: embedding that is classified (of x_i, or of a distorted x_i), `[B, R]`.
-        f_support: embedding of x_i that is part of r, `[B, R]`; y `[B]`; r `[K, R]`.
+        bound: U_kept `[B]`; dropped_mass: d `[B]`; ceiling: `Likelihood.ceiling(x)` `[B]`.
     """
+    d = dropped_mass.clamp(0.0, 1.0)
+    entropy = -torch.xlogy(d, d) - torch.xlogy(1 - d, 1 - d)
+    return d * (ceiling - bound) + entropy
+
+
+def leave_one_out_log_q(model: EquiVAE, f: Tensor, y: Tensor, r: Tensor, r_own: Tensor) -> Tensor:
+    """log q(y_i | x_i) `[B]` of labelled points, each compared with its own class by r_own.
+
+    Args:
+        f: embedding that is classified (of x_i, or of a distorted x_i), `[B, R]`; y `[B]`.
+        r: class representations `[K, R]`; r_own: that of each point's class without the point, `[B, R]`.
+    """
+    if model.config.classifier == "none":
+        return f.new_zeros(f.shape[0])
     if model.config.classifier == "network":
         log_q = model.classify(f, r)
     else:
-        own = leave_one_out_means(f_support, y, r.shape[0])
         distances = squared_distances(f, r)
-        distances = distances.scatter(1, y.unsqueeze(1), (f - own).square().mean(-1, keepdim=True))
+        distances = distances.scatter(1, y.unsqueeze(1), (f - r_own).square().mean(-1, keepdim=True))
         log_q = model.distance_logits(distances).log_softmax(-1)
     return log_q.gather(1, y.unsqueeze(1)).squeeze(1)
 
 
-def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise, drawn on the generator's device so that a seed means the same on any device."""
-    return torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
-
-
 class Objective(nn.Module):
-    """-J / N as a module, so that a wrapper for data-parallel training sees one forward pass a step."""
+    """-J / N as a module, so that a wrapper for data-parallel training sees one forward pass a step.
 
-    def __init__(self, model: EquiVAE, config: ObjectiveConfig, shares: Shares) -> None:
+    The mean over ranks of the losses, and of their gradients, is that of one rank with all the points.
+    """
+
+    def __init__(self, model: EquiVAE, config: ObjectiveConfig, shares: Shares, ranks: Ranks = SINGLE) -> None:
         super().__init__()
         self.model = model
         self.config = config
         self.shares = shares
+        self.ranks = ranks
 
     def forward(
-        self, x_labelled: Tensor, y: Tensor, x_unlabelled: Tensor | None, generator: torch.Generator
+        self,
+        x_labelled: Tensor,
+        y: Tensor,
+        x_unlabelled: Tensor | None,
+        generator: torch.Generator,
+        beta: float = 1.0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one step.
 
         Args:
-            x_labelled: labelled points, which are also the support of the r_y, `[M, *shape]` in [0, 1]; at least
-                two of each class.
+            x_labelled: this rank's labelled points, `[M, *shape]`; those of all ranks are the support of the r_y and
+                hold at least two of each class. M may be 0 on a rank.
             y: their classes, `[M]`.
             x_unlabelled: `[B, *shape]`, or None when every point is labelled.
             generator: source of all noise of the step.
+            beta: weight of the KL, 1 outside a warm-up.
 
         Returns:
-            the loss, a scalar in nats per data point, and detached means to log.
+            the loss, a scalar in nats per data point, and detached values to log, whose means over ranks are means
+            over points.
+
+        Raises:
+            ValueError: a class has fewer than two points in the support.
         """
-        if self.config.method == "supervised":
-            return self._supervised(x_labelled, y, generator)
+        if self.config.loss == "cross_entropy":
+            return self._cross_entropy(x_labelled, y, generator)
         model, config = self.model, self.config
         m = x_labelled.shape[0]
         x = x_labelled if x_unlabelled is None else torch.cat([x_labelled, x_unlabelled])
-        f, features = model.embed(x), model.features(x)
-        r = class_means(f[:m], y, model.spec.num_classes)
-        r_own = leave_one_out_means(f[:m], y, model.spec.num_classes)
-        bound, kl = labelled_bound(model, x_labelled, features[:m], r_own, generator)
-        f_query = f[:m]
-        if config.extended.enabled:
-            f_query = model.embed(random_affine(x_labelled, config.extended.augment, generator))
-        log_q_own = leave_one_out_log_q(model, f_query, f[:m], y, r)
+        f, features = model.embed_support(x), model.features(x)
+        codes, codes_own, num_labelled, num_unlabelled = self._support(f[:m], y, x.shape[0] - m)
 
-        loss = -self.shares.labelled * bound.mean() - config.alpha * log_q_own.mean()
-        logged = {"bound_labelled": bound.mean(), "log_q_labelled": log_q_own.mean(), "kl": kl.sum(-1).mean()}
+        pairs = labelled_bound(model, x_labelled, features[:m], codes_own, self._prior_of(y), generator, beta)
+        r, r_own = model.mean_r(codes), model.mean_r(codes_own)
+        f_query = f[:m, : model.config.r_dim]
+        if config.extended.enabled and model.config.classifier != "none":
+            f_query = model.embed(distort(x_labelled, model.spec, config.extended.augment, generator))
+        log_q_own = self._mean(leave_one_out_log_q(model, f_query, y, r, r_own), num_labelled)
+        kl = self._mean(pairs.kl, num_labelled)
+        bound = self._mean(pairs.bound, num_labelled)
+        loss = -self.shares.labelled * bound - config.alpha * log_q_own
+        loss = loss + self.shares.labelled * beta * self._free(kl)
+        cost = self._mean(pairs.cost, num_labelled)
+        logged = {"bound_labelled": bound - (1 - beta) * cost, "log_q_labelled": log_q_own, "kl": kl.sum()}
         if x_unlabelled is not None:
-            log_q = model.classify(f[m:], r)
-            u = unlabelled_bound(model, x_unlabelled, features[m:], r, log_q, config.prune, generator)
-            loss = loss - self.shares.unlabelled * u.bound.mean()
+            log_q = model.classify(f[m:, : model.config.r_dim], r)
+            u = unlabelled_bound(model, x_unlabelled, features[m:], codes, log_q, config.prune, generator, beta)
+            kl, bound = self._mean(u.kl, num_unlabelled), self._mean(u.bound, num_unlabelled)
+            loss = loss + self.shares.unlabelled * (beta * self._free(kl) - bound)
+            whole = (u.bound - (1 - beta) * u.cost).detach()
+            gap = prune_gap(whole, u.dropped_mass, model.likelihood.ceiling(x_unlabelled).detach())
             logged |= {
-                "bound_unlabelled": u.bound.mean(),
-                "classes_alive": u.num_alive.float().mean(),
-                "dropped_mass": u.dropped_mass.mean(),
+                "bound_unlabelled": self._mean(whole, num_unlabelled),
+                "classes_alive": self._mean(u.num_alive.float(), num_unlabelled),
+                "dropped_mass": self._mean(u.dropped_mass, num_unlabelled),
+                "prune_gap": self._mean(gap, num_unlabelled),
             }
-            if config.extended.enabled and config.extended.consistency > 0:
+            if config.extended.enabled and config.extended.consistency > 0 and model.config.classifier != "none":
                 agreement, confident = self._consistency(x_unlabelled, log_q, r, generator)
+                agreement = self._mean(agreement, num_unlabelled)
                 loss = loss + config.extended.consistency * agreement
-                logged |= {"consistency": agreement, "confident": confident}
+                logged |= {"consistency": agreement, "confident": self._mean(confident, num_unlabelled)}
         return loss, {"loss": loss.detach()} | {name: value.detach() for name, value in logged.items()}
 
-    def _supervised(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def _mean(self, values: Tensor, total: Tensor) -> Tensor:
+        """Of points of this rank, so scaled that the mean over ranks is the mean over all `total` points."""
+        return values.sum(0) * (self.ranks.world_size / total)
+
+    def _support(self, f: Tensor, y: Tensor, num_unlabelled: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Codes of the classes `[K, E]` and of each labelled point `[M, E]`; points of all ranks, two scalars."""
+        num_classes = self.model.spec.num_classes
+        sums, counts = class_sums(f, y, num_classes)
+        # One exchange for all that a step needs to know of the other ranks.
+        packed = torch.cat([sums.flatten(), counts, counts.new_tensor([num_unlabelled])])
+        packed = self.ranks.sum(packed)
+        sums = packed[: sums.numel()].view_as(sums)
+        counts, totals = packed[sums.numel() : -1].detach(), packed[-1].detach()
+        codes = self.model.codes(class_means(sums, counts))
+        if self.model.config.class_code == "embedding":
+            own = leave_one_out_means(f, y, sums, counts)
+            if self.config.self_included:
+                own = codes[y]
+        else:
+            own = codes[y if self.model.num_codes > 1 else torch.zeros_like(y)]
+        return codes, own, counts.sum(), totals
+
+    def _prior_of(self, y: Tensor) -> Tensor:
+        return self.model.log_prior[y if self.model.num_codes > 1 else torch.zeros_like(y)]
+
+    def _free(self, kl: Tensor) -> Tensor:
+        """What free bits add to the loss: units `[V]` below the free amount cost that amount, whatever they do."""
+        if self.config.free_bits == 0:
+            return kl.new_zeros(())
+        # `_mean` has scaled by world_size: the sum over ranks of these is world_size times the mean over all points.
+        kl = self.ranks.sum(kl) / self.ranks.world_size
+        return F.relu(self.config.free_bits - kl).sum()
+
+    def _cross_entropy(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         if self.config.extended.enabled:
-            x = random_affine(x, self.config.extended.augment, generator)
-        f = self.model.embed(x)
-        r = class_means(f, y, self.model.spec.num_classes)
-        log_q = leave_one_out_log_q(self.model, f, f, y, r)
-        loss = -log_q.mean()
+            x = distort(x, self.model.spec, self.config.extended.augment, generator)
+        f = self.model.embed_support(x)
+        codes, own, num_labelled, _ = self._support(f, y, 0)
+        r, r_own = self.model.mean_r(codes), self.model.mean_r(own)
+        log_q = leave_one_out_log_q(self.model, f[:, : self.model.config.r_dim], y, r, r_own)
+        loss = -self._mean(log_q, num_labelled)
         return loss, {"loss": loss.detach(), "log_q_labelled": -loss.detach()}
 
     def _consistency(self, x: Tensor, log_q: Tensor, r: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the distorted view against the undistorted view's class, where that one is confident."""
         confidence, guess = log_q.detach().exp().max(1)
         mask = (confidence >= self.config.extended.confidence).to(x.dtype)
-        distorted = self.model.embed(random_affine(x, self.config.extended.augment, generator))
+        distorted = self.model.embed(distort(x, self.model.spec, self.config.extended.augment, generator))
         log_q_distorted = self.model.classify(distorted, r)
-        return (F.nll_loss(log_q_distorted, guess, reduction="none") * mask).mean(), mask.mean()
+        return F.nll_loss(log_q_distorted, guess, reduction="none") * mask, mask

@@ -7,6 +7,18 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Kind = Literal["image", "series", "counts"]
+LikelihoodName = Literal["bernoulli", "discretized_logistic", "gaussian", "multinomial"]
+
+# What fits what: axes of a shape, dtype of stored values, likelihoods. The first likelihood is the usual one.
+_AXES: dict[str, str] = {"image": "C, H, W", "series": "C, T", "counts": "W"}
+_DTYPE: dict[str, str] = {"image": "uint8", "series": "float32", "counts": "int32"}
+_LIKELIHOODS: dict[str, tuple[str, ...]] = {
+    "image": ("bernoulli", "discretized_logistic", "gaussian"),
+    "series": ("gaussian",),
+    "counts": ("multinomial",),
+}
+
 
 class DataSpec(BaseModel):
     """Kind, shape and classes of a data set; the model is built from it and from nothing else.
@@ -17,27 +29,39 @@ class DataSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    kind: Literal["image"]
-    """What an example is. `image`: an array of shape `[C, H, W]`."""
+    kind: Kind
+    """What an example is. `image`: an array `[C, H, W]`. `series`: C values at each of up to T times, `[C, T]`;
+    times beyond an example's length, and values that are missing, are NaN. `counts`: how often each of W words
+    occurs, `[W]`."""
 
     shape: tuple[int, ...] = Field(min_length=1)
-    """Shape of one example, without the batch dimension; for images `[C, H, W]`."""
+    """Shape of one example, without the batch dimension; for series T is the longest length."""
 
-    dtype: Literal["uint8"]
-    """How values are stored. `uint8` values 0..255 become floats in [0, 1] for the model."""
+    dtype: Literal["uint8", "float32", "int32"]
+    """How values are stored: `uint8` 0..255 of images, which become floats in [0, 1] for the model; `float32` of
+    series; `int32` of counts."""
 
     classes: tuple[str, ...] = Field(min_length=2)
     """Class names; a label is an index into this tuple."""
 
-    likelihood: Literal["bernoulli"]
+    likelihood: LikelihoodName
     """p(x | r, v), see `ie_model.likelihoods`."""
 
     @model_validator(mode="after")
     def _check(self) -> DataSpec:
-        if len(self.shape) != 3:
-            raise ValueError(f"an image has shape [C, H, W], got {list(self.shape)}")
-        if min(self.shape) < 1 or self.shape[0] not in (1, 3):
-            raise ValueError(f"an image has 1 or 3 channels and a size of at least 1x1, got {list(self.shape)}")
+        axes = _AXES[self.kind]
+        name = f"an {self.kind}" if self.kind == "image" else self.kind
+        if len(self.shape) != axes.count(",") + 1 or min(self.shape) < 1:
+            raise ValueError(f"{name} has shape [{axes}] of at least 1 each, got {list(self.shape)}")
+        if self.kind == "image" and self.shape[0] not in (1, 3):
+            raise ValueError(f"an image has 1 or 3 channels, got {list(self.shape)}")
+        if self.kind == "counts" and self.shape[0] < 2:
+            raise ValueError(f"counts need at least two words, got {list(self.shape)}")
+        if self.dtype != _DTYPE[self.kind]:
+            raise ValueError(f"dtype of {name} is {_DTYPE[self.kind]}, got {self.dtype}")
+        if self.likelihood not in _LIKELIHOODS[self.kind]:
+            allowed = ", ".join(_LIKELIHOODS[self.kind])
+            raise ValueError(f"likelihood of {name} is {self.likelihood!r}; allowed: {allowed}")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("class names must differ from each other")
         return self

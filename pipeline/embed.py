@@ -14,9 +14,9 @@ from ie_model.inference import encode
 from ie_model.networks import to_float
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
-from pipeline.evaluate import read_model
 from pipeline.files import sha256_file
 from pipeline.latents import latent_writer
+from pipeline.models import read_model
 from pipeline.progress import Log, Meter
 from pipeline.shards import iter_shard, read_manifest
 from pipeline.sources.base import Example

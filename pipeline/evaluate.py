@@ -1,114 +1,96 @@
-"""Stage `evaluate`: a trained model on every split; latents, metrics, tables and figures."""
+"""Stage `evaluate`: a trained model on every split; latents, measures, tables and figures."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from ie_model import measures
-from ie_model.artifact import Artifact, load_artifact
-from ie_model.inference import (
-    class_bounds,
-    encode,
-    importance_weighted_bound,
-    in_batches,
-    nearest_prototype,
-    sample,
-    swap,
-)
+from ie_model.artifact import Artifact
+from ie_model.inference import Encoded, encode, sample, swap
 from ie_model.networks import to_float
 from pipeline import figures
-from pipeline.errors import DataError, ResourceError
+from pipeline.errors import DataError
 from pipeline.files import atomic_file, sha256_file, write_json
 from pipeline.jobs import shards_folder
 from pipeline.labels import choose_labelled
 from pipeline.latents import latent_writer
+from pipeline.measure import flat, write_table
+from pipeline.models import read_model
+from pipeline.oracle import oracle_folder
 from pipeline.params import Params
 from pipeline.progress import Log, Meter
 from pipeline.reader import SplitData, load_split
+from pipeline.scoring import Encodings, encode_split, measure_model
 from pipeline.shards import Manifest, SplitName, read_manifest, verify_shards
-
-Array = npt.NDArray[np.float32]
-
-
-@dataclass
-class Encodings:
-    """What is kept in memory of a split for the metrics."""
-
-    y: npt.NDArray[np.int64]
-    probabilities: Array
-    f: Array
-    v_mean: Array
-    v_log_var: Array
-    kl: Array
-    bound: Array
-    squared_error: Array
 
 
 def evaluate(params: Params, project: Path, log: Log) -> Path:
     """Measures the model in results/train/model and writes results/evaluate.
 
     Raises:
-        DataError: model or shards are missing, damaged, or do not belong together.
+        DataError: model or shards are missing, damaged, or do not belong together, or the model is a baseline without
+            r or v.
     """
     folder = shards_folder(params, project)
     manifest = read_manifest(folder)
     artifact = read_model(project / "results" / "train" / "model", params.train.device)
     if artifact.model.spec != manifest.spec:
         raise DataError(f"the model was trained on other data than {folder}: run `dvc repro train`")
-    if artifact.provenance.get("method") == "supervised":
-        raise DataError("a supervised model has no v and no decoder to evaluate; set objective.method to equivae")
+    if artifact.provenance.get("loss") != "bound":
+        raise DataError("a supervised model has no v and no decoder to evaluate; set objective.loss to bound")
+    if artifact.model.num_codes == 1:
+        raise DataError("a plain VAE has no classes to evaluate; `ie sweep` measures it beside the other methods")
     verify_shards(folder, manifest)
     out = project / "results" / "evaluate"
     out.mkdir(parents=True, exist_ok=True)
     names: tuple[SplitName, ...] = ("train", "val", "test")
     splits = {name: load_split(folder, manifest, name) for name in names}
+    train = splits["train"]
+    labelled = choose_labelled(train.keys, train.y, manifest.spec.classes, params.labels.count, params.labels.seed)
     encoded = _encode_splits(
-        artifact, splits, manifest, params, out / "latents.parquet", sha256_file(folder / "manifest.json")
+        artifact, splits, labelled, params, out / "latents.parquet", sha256_file(folder / "manifest.json")
     )
-    metrics = _metrics(artifact, splits, encoded, params, log)
-    write_json(out / "metrics.json", metrics)
+    oracle = read_model(oracle_folder(params, project, log), params.train.device)
+    log("evaluate: probes, maps and swaps")
+    rows = measure_model(
+        artifact,
+        train,
+        train.take(labelled),
+        splits["test"],
+        oracle,
+        params.evaluate,
+        params.train.device,
+        encoded["test"],
+    )
+    val = encoded["val"]
+    val_error = 100 * measures.error_rate(val.probabilities.argmax(1), val.y)
+    chosen_by = {"val_error_classifier_pct": round(val_error, 6), "labels": int(artifact.class_counts.sum())}
+    write_json(out / "metrics.json", flat(rows) | chosen_by)
+    write_table(out / "measures.csv", rows)
     _write_tables(out, manifest, encoded["test"], params)
     _write_images(out / "images.npz", artifact, splits["test"], params)
     _draw(out, manifest.spec.classes)
-    log(f"evaluate: test error {metrics['test_error_classifier_pct']:.2f} %; tables and figures in {out}")
+    log(f"evaluate: test error {flat(rows)['test_error_classifier_pct']:.2f} %; tables and figures in {out}")
     return out
-
-
-def read_model(folder: Path, device: str) -> Artifact:
-    """The artifact in a folder.
-
-    Raises:
-        DataError: it is missing or damaged.
-        ResourceError: `device` is cuda and there is no GPU.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ResourceError("device is cuda, and this machine has no GPU that PyTorch can use; set it to cpu")
-    try:
-        return load_artifact(folder, device)
-    except ValueError as error:
-        raise DataError(str(error)) from error
 
 
 def _encode_splits(
     artifact: Artifact,
     splits: dict[SplitName, SplitData],
-    manifest: Manifest,
+    labelled: npt.NDArray[np.int64],
     params: Params,
     path: Path,
     data_hash: str,
 ) -> dict[SplitName, Encodings]:
-    train = splits["train"]
-    labelled = choose_labelled(train.keys, train.y, manifest.spec.classes, params.labels.count, params.labels.seed)
-    size = params.evaluate.batch_size
-    prune = float(artifact.provenance["prune"])
+    """Encodes every split, and writes the latents on the way."""
     generator = torch.Generator().manual_seed(params.evaluate.seed)
     meter = Meter("evaluate", sum(len(split) for split in splits.values()), "examples")
     done = 0
@@ -118,120 +100,23 @@ def _encode_splits(
             used = np.zeros(len(split), dtype=bool)
             if name == "train":
                 used[labelled] = True
-            parts: list[Encodings] = []
-            for start, batch in zip(
-                range(0, len(split), size), in_batches(split.x, size, params.train.device), strict=True
-            ):
-                rows = slice(start, start + len(batch))
-                e = encode(artifact, batch, prune, generator)
-                writer.write(split.keys[rows], name, split.y[rows], used[rows], batch, e)
-                error = (batch - e.reconstruction).square().flatten(1).mean(1)
-                kept = (e.log_q.exp(), e.f, e.v_mean, e.v_log_var, e.kl, e.bound, error)
-                parts.append(Encodings(split.y[rows], *(t.cpu().numpy() for t in kept)))
-                done += len(batch)
+
+            def write(
+                rows: slice,
+                x: Tensor,
+                e: Encoded,
+                name: SplitName = name,
+                split: SplitData = split,
+                used: npt.NDArray[np.bool_] = used,
+            ) -> None:
+                nonlocal done
+                writer.write(split.keys[rows], name, split.y[rows], used[rows], x, e)
+                done += len(x)
                 meter.update(done)
-            result[name] = Encodings(*(np.concatenate(column) for column in zip(*map(_columns, parts), strict=True)))
+
+            result[name] = encode_split(artifact, split, params.evaluate, params.train.device, generator, write)
     meter.close()
     return result
-
-
-def _columns(e: Encodings) -> tuple[npt.NDArray[Any], ...]:
-    return (e.y, e.probabilities, e.f, e.v_mean, e.v_log_var, e.kl, e.bound, e.squared_error)
-
-
-def _metrics(
-    artifact: Artifact,
-    splits: dict[SplitName, SplitData],
-    encoded: dict[SplitName, Encodings],
-    params: Params,
-    log: Log,
-) -> dict[str, float]:
-    """Flat, finite numbers; docs/metrics.md says what each means and what fools it."""
-    test, settings = encoded["test"], params.evaluate
-    num_values = artifact.model.spec.num_values
-    predicted = test.probabilities.argmax(1)
-    metrics: dict[str, float] = {
-        "test_error_classifier_pct": 100 * measures.error_rate(predicted, test.y),
-        "test_error_generative_pct": 100 * measures.error_rate(_generative(artifact, splits["test"], params), test.y),
-        "test_error_prototype_pct": 100 * measures.error_rate(_prototype(artifact, test.f), test.y),
-        "val_error_classifier_pct": 100 * measures.error_rate(encoded["val"].probabilities.argmax(1), encoded["val"].y),
-        "bound_nats": float(test.bound.mean(dtype=np.float64)),
-        "reconstruction_mse": float(test.squared_error.mean(dtype=np.float64)),
-        "ece": measures.expected_calibration_error(test.probabilities, test.y, settings.calibration_bins),
-        "brier": measures.brier_score(test.probabilities, test.y),
-        "kl_nats": float(test.kl.sum(1).mean(dtype=np.float64)),
-        "active_units": int(measures.active_units(test.kl).sum()),
-        "labels": int(artifact.class_counts.sum()),
-    }
-    weighted = _importance_weighted(artifact, splits["test"], params)
-    metrics["bound_bits_per_dim"] = measures.bits_per_dim(metrics["bound_nats"], num_values)
-    metrics["iw_bound_nats"] = weighted
-    metrics["iw_bound_bits_per_dim"] = measures.bits_per_dim(weighted, num_values)
-    log("evaluate: class probes")
-    metrics |= _probes(encoded["train"], test, settings.probe_points, settings.seed)
-    return {name: round(value, 6) for name, value in metrics.items()}
-
-
-def _prototype(artifact: Artifact, f: Array) -> npt.NDArray[np.int64]:
-    device = artifact.class_representations.device
-    return nearest_prototype(artifact, torch.from_numpy(f).to(device)).cpu().numpy()
-
-
-def _generative(artifact: Artifact, test: SplitData, params: Params) -> npt.NDArray[np.int64]:
-    generator = torch.Generator().manual_seed(params.evaluate.seed + 1)
-    meter = Meter("evaluate: generative rule", len(test), "examples")
-    predicted: list[npt.NDArray[np.int64]] = []
-    for batch in in_batches(test.x, params.evaluate.batch_size, params.train.device):
-        scores = class_bounds(artifact, batch, params.evaluate.bound_samples, generator)
-        predicted.append(scores.argmax(1).cpu().numpy())
-        meter.update(sum(map(len, predicted)))
-    meter.close()
-    return np.concatenate(predicted)
-
-
-def _importance_weighted(artifact: Artifact, test: SplitData, params: Params) -> float:
-    """Mean over the first iw_points test points, in nats."""
-    generator = torch.Generator().manual_seed(params.evaluate.seed + 2)
-    x = test.x[: params.evaluate.iw_points]
-    prune = float(artifact.provenance["prune"])
-    bounds = [
-        importance_weighted_bound(artifact, batch, params.evaluate.iw_samples, prune, generator).cpu()
-        for batch in in_batches(x, params.evaluate.batch_size, params.train.device)
-    ]
-    return float(torch.cat(bounds).double().mean())
-
-
-def _probes(train: Encodings, test: Encodings, num_points: int, seed: int) -> dict[str, float]:
-    """Accuracy of classifying from r and from v, in percent: fitted on train, scored on test, model frozen."""
-    rng = np.random.default_rng(seed)
-    rows = rng.permutation(len(train.y))[:num_points]
-    active = measures.active_units(test.kl)
-    inputs = {
-        "r": (train.f[rows], test.f),
-        "v_sampled": tuple(_sampled(e, rng) for e in (_take(train, rows), test)),
-        # The means of units that carry nothing still hold traces of the class; only what v transmits is asked.
-        "v_active_means": (train.v_mean[rows][:, active], test.v_mean[:, active]),
-    }
-    result = {}
-    for name, (fit, score) in inputs.items():
-        for kind in ("linear", "mlp"):
-            accuracy = (
-                measures.probe_accuracy(fit, train.y[rows], score, test.y, kind, seed)
-                if fit.shape[1]
-                else float(np.bincount(test.y).max() / len(test.y))  # no active unit: nothing but a guess
-            )
-            result[f"probe_class_from_{name}_{kind}_pct"] = 100 * accuracy
-    return result
-
-
-def _take(e: Encodings, rows: npt.NDArray[np.int64]) -> Encodings:
-    return Encodings(*(column[rows] for column in _columns(e)))
-
-
-def _sampled(e: Encodings, rng: np.random.Generator) -> Array:
-    noise = rng.standard_normal(e.v_mean.shape, dtype=np.float32)
-    sampled: Array = e.v_mean + np.exp(0.5 * e.v_log_var) * noise
-    return sampled
 
 
 def _write_tables(out: Path, manifest: Manifest, test: Encodings, params: Params) -> None:
@@ -244,6 +129,11 @@ def _write_tables(out: Path, manifest: Manifest, test: Encodings, params: Params
     # An empty bin has neither confidence nor accuracy.
     rows = ((confidence, accuracy, count) if count else ("", "", 0) for confidence, accuracy, count in bins)
     _write_csv(out / "calibration.csv", ("confidence", "accuracy", "count"), rows)
+    coverage, risk = measures.risk_coverage(test.probabilities, test.y)
+    # A thousand points of the curve are as good as one for each test point.
+    kept = np.unique(np.linspace(0, len(risk) - 1, min(1000, len(risk))).round().astype(int))
+    points = zip(coverage[kept].round(6).tolist(), risk[kept].round(6).tolist(), strict=True)
+    _write_csv(out / "risk_coverage.csv", ("coverage", "risk"), points)
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:

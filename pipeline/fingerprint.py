@@ -15,6 +15,7 @@ _CODE = (
     "pipeline.checkpoint",
     "pipeline.labels",
     "pipeline.loop",
+    "pipeline.ranks",
     "pipeline.reader",
     "pipeline.shards",
 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ie_model.config import ExtendedConfig
+import torch
+
 from pipeline.files import sha256_file
 from pipeline.fingerprint import fingerprint
 from pipeline.loop import Job
+from pipeline.methods import Method, apply_method, name_of
 from pipeline.params import Params
 
 
@@ -20,34 +22,32 @@ def make_job(
     params: Params,
     project: Path,
     *,
-    method: str | None = None,
+    method: Method | None = None,
     label_count: int | float | str | None = None,
     seed: int | None = None,
     world_size: int | None = None,
     in_sweep: bool = False,
+    steps: int | None = None,
 ) -> Job:
     """The run that params describe, or the trial of a sweep that differs from it in method, labels and seed.
 
     Args:
-        method: None keeps params.objective as it is.
+        method: one of `pipeline.methods.METHODS`; None keeps params.model and params.objective as they are.
         seed: of the label subset and of the run; None takes labels.seed and train.seed.
+        steps: trains this many steps and no more.
         in_sweep: takes the epochs and steps of `sweep` instead of `train`.
     """
     model, objective = params.model, params.objective
     steps_per_epoch, epochs = None, params.sweep.epochs if in_sweep else params.train.epochs
-    if method == "supervised":
-        # Cross-entropy alone, on a dense layer: the baseline must not owe anything to the method.
-        model = model.model_copy(update={"classifier": "network"})
-        objective = objective.model_copy(update={"method": "supervised", "extended": _off(objective.extended)})
-        steps_per_epoch, epochs = params.sweep.supervised_steps, 1
-    elif method == "plain":
-        objective = objective.model_copy(update={"method": "equivae", "extended": _off(objective.extended)})
-    elif method == "extended":
-        on = objective.extended.model_copy(update={"enabled": True})
-        objective = objective.model_copy(update={"method": "equivae", "extended": on})
+    if method is not None:
+        model, objective = apply_method(method, model, objective)
+    if steps is None and in_sweep and objective.loss == "cross_entropy":
+        steps = params.sweep.supervised_steps
+    if steps is not None:
+        steps_per_epoch, epochs = steps, 1
     shards = shards_folder(params, project)
     fields = {
-        "method": method or method_of(params),
+        "method": name_of(model, objective) if method is None else method,
         "model": model.model_dump(mode="json"),
         "objective": objective.model_dump(mode="json"),
         "label_count": params.labels.count if label_count is None else label_count,
@@ -59,6 +59,7 @@ def make_job(
         "warmup_steps": params.train.warmup_steps,
         "seed": params.train.seed if seed is None else seed,
         "device": params.train.device,
+        "precision": choose_precision(params.train.precision, params.train.device),
         "threads": params.train.threads_per_worker,
         "evaluation_batch_size": params.evaluate.batch_size,
     }
@@ -69,12 +70,14 @@ def make_job(
     return Job.model_validate(fields | {"fingerprint": fingerprint(identity), "shards": str(shards)})
 
 
-def method_of(params: Params) -> str:
-    """The name under which tables list a run with these params."""
-    if params.objective.method == "supervised":
-        return "supervised"
-    return "extended" if params.objective.extended.enabled else "plain"
-
-
-def _off(extended: ExtendedConfig) -> ExtendedConfig:
-    return extended.model_copy(update={"enabled": False})
+def choose_precision(precision: str, device: str) -> str:
+    """What `auto` stands for on this machine; the run's fingerprint and provenance hold the answer."""
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        # The driver's host may have no GPU: those that the workers have are taken for recent ones then.
+        fast = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return "bfloat16" if fast else "float32"

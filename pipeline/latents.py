@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ie_model.artifact import Artifact
-from ie_model.inference import Encoded
+from ie_model.inference import Encoded, squared_error
 from pipeline.files import atomic_file
 
 
@@ -63,7 +63,7 @@ class LatentWriter:
         names = np.array(self._classes, dtype=object)
         prediction = encoded.log_q.argmax(1).cpu().numpy()
         labels = [None] * len(keys) if y is None else [self._classes[c] if c >= 0 else None for c in y]
-        error = (x - encoded.reconstruction).square().flatten(1).mean(1)
+        error = squared_error(x, encoded.reconstruction)
         columns: dict[str, Any] = {
             "key": list(keys),
             "split": [split] * len(keys),

@@ -22,7 +22,7 @@ from ie_model.config import ModelConfig, ObjectiveConfig
 from ie_model.inference import in_batches, representations
 from ie_model.model import EquiVAE
 from ie_model.networks import to_float
-from ie_model.objective import Objective, Shares, unlabelled_bound
+from ie_model.objective import Objective, Ranks, Shares, prune_error, unlabelled_bound
 from pipeline.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.errors import TrainingError
 from pipeline.labels import IntArray, choose_labelled
@@ -41,7 +41,7 @@ class Job(BaseModel):
 
     fingerprint: str
     method: str
-    """Name of the method in tables: supervised, plain or extended."""
+    """Name of the method in tables, see `pipeline.methods`."""
 
     shards: str
     """Absolute folder of the shards and their manifest."""
@@ -59,6 +59,7 @@ class Job(BaseModel):
     warmup_steps: int
     seed: int
     device: str
+    precision: str
     threads: int
     evaluation_batch_size: int
 
@@ -69,6 +70,8 @@ class Session(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    ranks: Ranks
+    """Differentiable sums over all ranks, for the objective."""
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module for data-parallel training, on the device."""
@@ -137,9 +140,12 @@ class Trainer:
         torch.manual_seed(job.seed)
         self.data = load_training_data(job, session.device)
         self.model = EquiVAE(self.data.val.spec, job.model).to(session.device)
-        self.objective = Objective(self.model, job.objective, self.data.shares)
-        if job.objective.method == "supervised":
-            _freeze_all_but_classifier(self.model)
+        if job.objective.label_prior == "labelled":
+            counts = torch.tensor([len(members) for members in self.data.members], device=session.device)
+            if self.model.num_codes > 1:
+                self.model.log_prior.copy_((counts / counts.sum()).log())
+        self.objective = Objective(self.model, job.objective, self.data.shares, session.ranks)
+        _freeze_unused(self.model, self.supervised)
         extended = job.objective.extended
         averaged = extended.enabled and extended.ema_decay > 0
         self.averaged = copy.deepcopy(self.model).requires_grad_(False) if averaged else None
@@ -156,7 +162,7 @@ class Trainer:
 
     @property
     def supervised(self) -> bool:
-        return self.job.objective.method == "supervised"
+        return self.job.objective.loss == "cross_entropy"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -213,12 +219,14 @@ class Trainer:
         """One step on the points at `positions`, which are unlabelled (or None: all points are labelled)."""
         support = self._draw_support()
         generator = torch.Generator().manual_seed(self._random_state(_NOISE, self.session.rank))
-        loss, logged = self.wrapped(
-            to_float(self.data.x[support]),
-            self.data.y[support],
-            None if positions is None else to_float(self.data.x[torch.from_numpy(positions)]),
-            generator,
-        )
+        with torch.autocast(self.session.device.type, torch.bfloat16, enabled=self.job.precision == "bfloat16"):
+            loss, logged = self.wrapped(
+                to_float(self.data.x[support]),
+                self.data.y[support],
+                None if positions is None else to_float(self.data.x[torch.from_numpy(positions)]),
+                generator,
+                self._beta(),
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -236,15 +244,25 @@ class Trainer:
             yield self.data.unlabelled[positions]
 
     def _draw_support(self) -> Tensor:
-        """Labelled points of this step: m of each class, m the same on all ranks so that ranks weigh the same."""
+        """This rank's part of the step's labelled points: m of each class over all ranks, none of them twice.
+
+        Drawn the same way on every rank and dealt out: two ranks that drew for themselves could draw the same point,
+        and it would then be part of its own r.
+        """
         objective = self.job.objective
         sizes = np.random.default_rng(self._random_state(_SUPPORT_SIZE, 0))
         drawn = int(sizes.integers(objective.support_min, objective.support_max + 1))
         # Where much is labelled, labelled points take their share of the batch.
         share = self.data.shares.labelled if self.plan is not None else 1.0
-        m = max(drawn, int(share * self.job.batch_size) // (self.session.world_size * len(self.data.members)))
-        rng = np.random.default_rng(self._random_state(_SUPPORT, self.session.rank))
-        return torch.from_numpy(draw_support(self.data.members, m, rng))
+        m = max(drawn, int(share * self.job.batch_size) // len(self.data.members))
+        rng = np.random.default_rng(self._random_state(_SUPPORT, 0))
+        support = draw_support(self.data.members, m, rng)
+        return torch.from_numpy(support[self.session.rank :: self.session.world_size])
+
+    def _beta(self) -> float:
+        """Weight of the KL at this step."""
+        steps = self.job.objective.kl_warmup * self.total_steps
+        return 1.0 if self.state.step >= steps else self.state.step / steps
 
     def _random_state(self, stream: int, rank: int) -> int:
         state = np.random.SeedSequence([self.job.seed, stream, self.state.step, rank]).generate_state(1, np.uint64)
@@ -268,23 +286,31 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         """Error and bound on val, summed over all ranks: each takes every world_size-th point."""
         model, device, size = self.published, self.session.device, self.job.evaluation_batch_size
-        r = self._representations()[0]
+        r, prune = self._representations()[0], self.job.objective.prune
         rank, world = self.session.rank, self.session.world_size
         x, y = self.data.val.x[rank::world], torch.from_numpy(self.data.val.y[rank::world])
         generator = torch.Generator().manual_seed(self.job.seed)
-        sums = torch.zeros(4, dtype=torch.float64, device=device)  # points, wrong, -log q, bound
-        for batch, labels in zip(in_batches(x, size, device), torch.split(y, size), strict=True):
+        # points, wrong, -log q, bound, points of the exact sum, exact less pruned sum
+        sums = torch.zeros(6, dtype=torch.float64, device=device)
+        for i, (batch, labels) in enumerate(zip(in_batches(x, size, device), torch.split(y, size), strict=True)):
             log_q = model.classify(model.embed(batch), r)
             sums[0] += len(batch)
-            sums[1] += (log_q.argmax(1) != labels.to(device)).sum()
-            sums[2] -= log_q.gather(1, labels.to(device).unsqueeze(1)).sum()
+            if model.num_codes > 1:
+                sums[1] += (log_q.argmax(1) != labels.to(device)).sum()
+                sums[2] -= log_q.gather(1, labels.to(device).unsqueeze(1)).sum()
             if not self.supervised:
                 features = model.features(batch)
-                prune = self.job.objective.prune
                 sums[3] += unlabelled_bound(model, batch, features, r, log_q, prune, generator).bound.sum()
-        points, wrong, surprise, bound = self.session.all_reduce(sums).tolist()
-        metrics = {"val_error": 100 * wrong / points, "val_nll": surprise / points}
-        return metrics if self.supervised else metrics | {"val_bound": bound / points}
+                if i == 0 and prune > 0:  # the exact sum costs K decoder passes a point: one batch tells enough
+                    sums[4] += len(batch)
+                    sums[5] += prune_error(model, batch, features, r, log_q, prune, generator).sum()
+        points, wrong, surprise, bound, exact_points, difference = self.session.all_reduce(sums).tolist()
+        metrics: dict[str, float] = {}
+        if model.num_codes > 1:
+            metrics |= {"val_error": 100 * wrong / points, "val_nll": surprise / points}
+        if not self.supervised:
+            metrics |= {"val_bound": bound / points, "val_prune_error": difference / max(1.0, exact_points)}
+        return metrics
 
     def _representations(self) -> tuple[Tensor, Tensor]:
         labelled = torch.from_numpy(self.data.labelled)
@@ -308,6 +334,9 @@ class Trainer:
         classes = self.data.val.spec.classes
         provenance = {
             "method": self.job.method,
+            "loss": self.job.objective.loss,
+            "extended": self.job.objective.extended.enabled,
+            "precision": self.job.precision,
             "fingerprint": self.job.fingerprint,
             "prune": self.job.objective.prune,
             "epochs": self.state.epoch,
@@ -326,7 +355,8 @@ def _average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> 
     torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
 
 
-def _freeze_all_but_classifier(model: EquiVAE) -> None:
-    """A supervised run trains f_inv and q(y|x) only; data-parallel training wants no unused parameter."""
-    for part in (model.posterior_trunk, model.posterior_head, model.decoder):
-        part.requires_grad_(False)
+def _freeze_unused(model: EquiVAE, supervised: bool) -> None:
+    """Data-parallel training wants no parameter that gets no gradient: a supervised run trains f_inv and q(y|x)."""
+    if supervised:
+        for part in (model.posterior_trunk, model.posterior_head, model.decoder, model.likelihood):
+            part.requires_grad_(False)

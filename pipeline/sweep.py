@@ -9,32 +9,36 @@ with the trials that are not there, and one with a seed or a count more runs onl
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import itertools
 import shutil
 import traceback
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
 
-from ie_model.inference import in_batches
+from ie_model.artifact import Artifact, save_artifact
+from ie_model.inference import classify, collect, in_batches
 from ie_model.measures import error_rate, mean_and_std
 from pipeline.cluster import check_resources, ray_cluster
 from pipeline.errors import DataError, TrainingError
 from pipeline.figures import error_against_labels
 from pipeline.files import atomic_file, atomic_folder, read_json, write_json
+from pipeline.fingerprint import fingerprint
 from pipeline.jobs import make_job, shards_folder
-from pipeline.labels import labels_per_class
+from pipeline.labels import choose_labelled, labels_per_class
 from pipeline.loop import Job, Trainer
-from pipeline.params import Params
+from pipeline.measure import flat
+from pipeline.methods import Method
+from pipeline.models import read_model
+from pipeline.oracle import oracle_folder
+from pipeline.params import EvaluateParams, Params
 from pipeline.progress import Log, Meter, listening, time_left
 from pipeline.reader import load_split
+from pipeline.scoring import measure_model
+from pipeline.sessions import TrialSession
 from pipeline.shards import Manifest, read_manifest, verify_shards
 
 COLUMNS = (
@@ -52,26 +56,33 @@ class TrialResult(BaseModel):
     method: str
     labels: int
     seed: int
-    test_error_pct: float
-    val_error_pct: float
+    test_error_pct: float | None
+    """None for the plain VAE, which has no classes."""
+
+    val_error_pct: float | None
     val_bound_nats: float | None
     epochs: int
     steps: int
     seconds: float
+    measures: dict[str, float]
+    """Every measure of `evaluate`, where sweep.measures asks for all."""
+
+    measured_as: str
+    """Hash of what the measures depend on besides the model."""
 
 
 @dataclass(frozen=True)
 class Trial:
     """One cell of the grid."""
 
-    method: str
+    method: Method
     labels: int
     seed: int
     job: Job
 
 
-def sweep(params: Params, project: Path, log: Log, *, fresh: bool = False) -> Path:
-    """Runs the trials that are not finished yet and writes results/sweep.
+def sweep(params: Params, project: Path, log: Log, *, fresh: bool = False, out: Path | None = None) -> Path:
+    """Runs the trials that are not finished yet and writes results/sweep, or `out`.
 
     Args:
         fresh: forget what earlier sweeps finished.
@@ -90,12 +101,26 @@ def sweep(params: Params, project: Path, log: Log, *, fresh: bool = False) -> Pa
     if fresh:
         for trial in trials:
             shutil.rmtree(store / trial.job.fingerprint, ignore_errors=True)
-    waiting = [trial for trial in trials if not (store / trial.job.fingerprint / "result.json").is_file()]
+    measured_as = _measured_as(params)
+    waiting = [trial for trial in trials if not _is_finished(store / trial.job.fingerprint, measured_as)]
     log(f"sweep: {len(trials)} trials, {len(trials) - len(waiting)} already finished")
-    failures = _run(waiting, store, params, log) if waiting else {}
-    out = project / "results" / "sweep"
+    failures = _run(waiting, store, params, project, log) if waiting else {}
+    out = out or project / "results" / "sweep"
     _publish(trials, store, failures, out, log)
     return out
+
+
+def _measured_as(params: Params) -> str:
+    """Names what a trial's measures depend on besides its model; empty where only the error is asked."""
+    if params.sweep.measures == "errors":
+        return ""
+    return fingerprint({"evaluate": params.evaluate.model_dump(mode="json")})
+
+
+def _is_finished(folder: Path, measured_as: str) -> bool:
+    """Whether a trial's result is there, with the measures that are asked for."""
+    path = folder / "result.json"
+    return path.is_file() and measured_as in ("", _read_result(path).measured_as)
 
 
 def plan_trials(params: Params, project: Path, manifest: Manifest) -> list[Trial]:
@@ -110,11 +135,14 @@ def plan_trials(params: Params, project: Path, manifest: Manifest) -> list[Trial
     return trials
 
 
-def _run(trials: list[Trial], store: Path, params: Params, log: Log) -> dict[str, str]:
+def _run(trials: list[Trial], store: Path, params: Params, project: Path, log: Log) -> dict[str, str]:
     """Runs trials through Ray Tune; returns the errors of those that failed, by fingerprint."""
     cuda = params.train.device == "cuda"
     threads, concurrent = params.train.threads_per_worker, params.sweep.max_concurrent
     store.mkdir(parents=True, exist_ok=True)
+    settings = params.evaluate if params.sweep.measures == "all" else None
+    # Before the trials, which would each train one for itself.
+    oracle = str(oracle_folder(params, project, log)) if settings is not None else ""
     with ray_cluster() as resources:
         # Not before: what Ray reads from the environment when it is imported is set by then.
         from ray import tune
@@ -123,9 +151,11 @@ def _run(trials: list[Trial], store: Path, params: Params, log: Log) -> dict[str
         check_resources(resources, workers=1, threads=threads, device=params.train.device)
         per_trial = {"CPU": float(threads)} | ({"GPU": min(1.0, resources.get("GPU", 0) / concurrent)} if cuda else {})
         queue = Queue(actor_options={"num_cpus": 0})
+        fixed = {"store": str(store), "queue": queue, "settings": settings, "oracle": oracle}
+        fixed["measured_as"] = _measured_as(params)
         by_fingerprint = {trial.job.fingerprint: trial for trial in trials}
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_trial, store=str(store), queue=queue), per_trial),
+            tune.with_resources(tune.with_parameters(_trial, **fixed), per_trial),
             param_space={"job": tune.grid_search([trial.job.model_dump_json() for trial in trials])},
             tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
             run_config=tune.RunConfig(
@@ -149,28 +179,21 @@ def _run(trials: list[Trial], store: Path, params: Params, log: Log) -> dict[str
     return failures
 
 
-def _trial(config: dict[str, Any], store: str, queue: Any) -> None:
-    """What Tune runs for each trial: train, score the test split once, keep the result."""
+def _trial(
+    config: dict[str, Any], store: str, queue: Any, settings: EvaluateParams | None, oracle: str, measured_as: str
+) -> None:
+    """What Tune runs for each trial: train, measure on the test split once, keep model and result."""
     from ray import tune
 
     job = Job.model_validate_json(config["job"])
     folder = Path(store) / job.fingerprint
     session = TrialSession(folder / "checkpoint", job, queue)
     try:
-        trainer = Trainer(job, session)
-        last = trainer.run()
-        result = TrialResult(
-            fingerprint=job.fingerprint,
-            method=job.method,
-            labels=len(trainer.data.labelled),
-            seed=job.seed,
-            test_error_pct=score_test(trainer),
-            val_error_pct=last["val_error"],
-            val_bound_nats=last.get("val_bound"),
-            epochs=trainer.state.epoch,
-            steps=trainer.state.step,
-            seconds=round(trainer.state.seconds, 1),
-        )
+        trained = _train(job, session, folder)
+        scored = score(job, read_model(folder / "artifact", job.device), settings, oracle)
+        error = scored.get("test_error_classifier_pct")
+        kept = scored if settings is not None else {}
+        result = TrialResult(**trained, test_error_pct=error, measures=kept, measured_as=measured_as)
     except Exception as error:
         # Reported as a row, not raised: one failed trial must not end the others, nor its worker that goes on with
         # them. The log keeps the traceback.
@@ -179,60 +202,56 @@ def _trial(config: dict[str, Any], store: str, queue: Any) -> None:
         tune.report({"error": f"{type(error).__name__}: {error}"})
         return
     write_json(folder / "result.json", result.model_dump())
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     (folder / "error.log").unlink(missing_ok=True)
     session.tell({"finished": result.model_dump()})
-    tune.report({"test_error_pct": result.test_error_pct})
+    tune.report({"finished": 1})
 
 
-def score_test(trainer: Trainer) -> float:
-    """Error of the classifier (rule 1) on the test split, in percent; read once, after the last epoch."""
-    folder = Path(trainer.job.shards)
-    test = load_split(folder, read_manifest(folder), "test")
-    model, artifact = trainer.published, trainer.artifact()
-    r = artifact.class_representations
-    with torch.no_grad():
-        predicted = torch.cat(
-            [
-                model.classify(model.embed(batch), r).argmax(1).cpu()
-                for batch in in_batches(test.x, trainer.job.evaluation_batch_size, trainer.session.device)
-            ]
-        )
-    return 100 * error_rate(predicted.numpy(), test.y)
+def _train(job: Job, session: TrialSession, folder: Path) -> dict[str, Any]:
+    """Trains unless the trial's model is there already; returns the result's columns that are known by then."""
+    record = folder / "trained.json"
+    if not record.is_file():
+        trainer = Trainer(job, session)
+        last = trainer.run()
+        with atomic_folder(folder / "artifact") as part:
+            save_artifact(part, trainer.artifact())
+        trained = {
+            "fingerprint": job.fingerprint,
+            "method": job.method,
+            "labels": len(trainer.data.labelled),
+            "seed": job.seed,
+            "val_error_pct": last.get("val_error"),
+            "val_bound_nats": last.get("val_bound"),
+            "epochs": trainer.state.epoch,
+            "steps": trainer.state.step,
+            "seconds": round(trainer.state.seconds, 1),
+        }
+        write_json(record, trained)
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    result: dict[str, Any] = read_json(record, "a trial's record")
+    return result
 
 
-class TrialSession:
-    """A trial of one rank that keeps its last checkpoint in a folder; see `pipeline.loop.Session`."""
+def score(job: Job, artifact: Artifact, settings: EvaluateParams | None, oracle: str) -> dict[str, float]:
+    """A trial's model on the test split.
 
-    rank = 0
-    world_size = 1
-
-    def __init__(self, folder: Path, job: Job, queue: Any = None) -> None:
-        self.device = torch.device(job.device)
-        self._folder, self._job, self._queue = folder, job, queue
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        return module.to(self.device)
-
-    def all_reduce(self, values: Tensor) -> Tensor:
-        return values
-
-    @contextlib.contextmanager
-    def restore(self) -> Iterator[Path | None]:
-        yield self._folder if self._folder.is_dir() else None
-
-    def report(self, metrics: dict[str, float], write_checkpoint: Callable[[Path], None]) -> None:
-        with atomic_folder(self._folder) as part:
-            write_checkpoint(part)
-
-    def progress(self, step: int, total_steps: int, points_per_s: float) -> None:
-        self.tell({"fingerprint": self._job.fingerprint, "share": step / total_steps})
-
-    def tell(self, item: dict[str, Any]) -> None:
-        """Passes an item to whoever watches, if anybody does."""
-        with contextlib.suppress(Exception):
-            if self._queue is not None:
-                self._queue.put_nowait(item)
+    Args:
+        settings: of every measure; None asks for the error of the classifier alone.
+        oracle: folder of the oracle that judges swaps.
+    """
+    folder = Path(job.shards)
+    manifest = read_manifest(folder)
+    test = load_split(folder, manifest, "test")
+    if settings is not None:
+        train = load_split(folder, manifest, "train")
+        rows = choose_labelled(train.keys, train.y, manifest.spec.classes, job.label_count, job.label_seed)
+        judge = read_model(Path(oracle), job.device)
+        return flat(measure_model(artifact, train, train.take(rows), test, judge, settings, job.device))
+    if artifact.model.num_codes == 1:
+        return {}
+    batches = in_batches(test.x, job.evaluation_batch_size, job.device)
+    predicted = collect(batches, lambda batch: classify(artifact, batch).argmax(1))
+    return {"test_error_classifier_pct": 100 * error_rate(predicted.numpy(), test.y)}
 
 
 class _Watcher:
@@ -250,7 +269,7 @@ class _Watcher:
             self._shares[result.fingerprint] = 1.0
             self._log(
                 f"sweep: {self._finished}/{len(self._shares)} {result.method}, {result.labels} labels, "
-                f"seed {result.seed}: test error {result.test_error_pct:.2f} % ({time_left(result.seconds)} min)"
+                f"seed {result.seed}: {_outcome(result)} ({time_left(result.seconds)} min)"
             )
         else:
             self._shares[item["fingerprint"]] = item["share"]
@@ -263,13 +282,16 @@ class _Watcher:
 def _publish(trials: list[Trial], store: Path, failures: dict[str, str], out: Path, log: Log) -> None:
     """results/sweep: a row a trial, means over seeds, the plot."""
     rows: list[dict[str, Any]] = []
+    kept_measures: dict[str, dict[str, float]] = {}
     seconds = 0.0
     for trial in trials:
         path = store / trial.job.fingerprint / "result.json"
         if path.is_file():
             result = _read_result(path)
             seconds += result.seconds
-            measured = result.model_dump(exclude={"fingerprint", "seconds"})
+            more = {"fingerprint", "seconds", "measures", "measured_as"}
+            measured = result.model_dump(exclude=more, exclude_none=True)
+            kept_measures[trial.job.fingerprint] = result.measures
             row = {name: round(value, 6) if isinstance(value, float) else value for name, value in measured.items()}
             row |= {"status": "finished", "error": ""}
         else:
@@ -291,9 +313,13 @@ def _publish(trials: list[Trial], store: Path, failures: dict[str, str], out: Pa
         writer = csv.DictWriter(file, fieldnames=COLUMNS, restval="")
         writer.writeheader()
         writer.writerows(rows)
+    _write_measures(out / "measures.csv", trials, kept_measures)
     metrics: dict[str, float] = {"trials_finished": len(finished), "trials_failed": len(rows) - len(finished)}
     for method, labels in dict.fromkeys((row["method"], row["labels"]) for row in finished):
-        errors = [row["test_error_pct"] for row in finished if (row["method"], row["labels"]) == (method, labels)]
+        cell = [row for row in finished if (row["method"], row["labels"]) == (method, labels)]
+        errors = [row["test_error_pct"] for row in cell if "test_error_pct" in row]
+        if not errors:
+            continue
         mean, std, num = mean_and_std(errors)
         metrics |= {
             f"{method}_{labels}_test_error_pct": round(mean, 4),
@@ -303,6 +329,22 @@ def _publish(trials: list[Trial], store: Path, failures: dict[str, str], out: Pa
     write_json(out / "metrics.json", metrics)
     write_json(out / "timing.json", {"trial_seconds": round(seconds, 1)})
     error_against_labels(out / "table.csv", out / "error_against_labels.png")
+
+
+def _write_measures(path: Path, trials: list[Trial], measures: dict[str, dict[str, float]]) -> None:
+    """A line for each measure of each trial; only the heading where the sweep asked for errors alone."""
+    with atomic_file(path) as part, part.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("method", "labels", "seed", "measure", "value"))
+        for trial in trials:
+            for name, value in measures.get(trial.job.fingerprint, {}).items():
+                writer.writerow((trial.method, trial.labels, trial.seed, name, value))
+
+
+def _outcome(result: TrialResult) -> str:
+    if result.test_error_pct is None:
+        return f"val bound {result.val_bound_nats:.1f} nats"
+    return f"test error {result.test_error_pct:.2f} %"
 
 
 def _read_result(path: Path) -> TrialResult:

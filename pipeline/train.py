@@ -24,6 +24,7 @@ from pipeline.labels import labels_per_class
 from pipeline.loop import Job, Trainer
 from pipeline.params import Params
 from pipeline.progress import Log, Meter, listening, time_left
+from pipeline.ranks import connect_ranks
 from pipeline.shards import Manifest, read_manifest, verify_shards
 
 
@@ -59,10 +60,7 @@ def train(params: Params, project: Path, log: Log) -> Path:
     # Only now: until the artifact is in place, the run state is what a repeated `train` goes on from.
     shutil.rmtree(storage / _run_name(job), ignore_errors=True)
     metrics = read_json(out / "metrics.json", "training metrics")
-    log(
-        f"train: val error {metrics['val_error_pct']:.2f} %, {time_left(metrics_seconds(out))} min; "
-        f"model in {out / 'model'}"
-    )
+    log(f"train: {_summary(metrics)}{time_left(metrics_seconds(out))} min; model in {out / 'model'}")
     return out
 
 
@@ -125,6 +123,25 @@ def _fit(job: Job, params: Params, storage: Path, log: Log) -> Iterator[Path]:
         yield Path(folder)
 
 
+# What is published of an epoch's row, and the unit that its name ends in.
+_UNITS = {
+    "val_error": "_pct",
+    "val_bound": "_nats",
+    "val_nll": "_nats",
+    "val_prune_error": "_nats",
+    "kl": "_nats",
+    "prune_gap": "_nats",
+    "classes_alive": "",
+}
+
+
+def _summary(metrics: dict[str, float]) -> str:
+    """Error and bound on val, as far as a method has them, for a line of the log."""
+    error = f"val error {metrics['val_error_pct']:.2f} %, " if "val_error_pct" in metrics else ""
+    bound = f"val bound {metrics['val_bound_nats']:.1f} nats, " if "val_bound_nats" in metrics else ""
+    return error + bound
+
+
 class _Watcher:
     """Shows what rank 0 reports."""
 
@@ -134,11 +151,8 @@ class _Watcher:
 
     def __call__(self, item: dict[str, Any]) -> None:
         if "epoch" in item:
-            bound = f", val bound {item['val_bound']:.1f} nats" if "val_bound" in item else ""
-            self._log(
-                f"train: epoch {item['epoch']}/{self._job.epochs}, val error {item['val_error']:.2f} %{bound}, "
-                f"loss {item['loss']:.2f}"
-            )
+            seen = _summary({f"{name}{unit}": item[name] for name, unit in _UNITS.items() if name in item})
+            self._log(f"train: epoch {item['epoch']}/{self._job.epochs}, {seen}loss {item['loss']:.2f}")
             return
         if self._meter is None:
             self._meter = Meter("train", item["total_steps"], "steps")
@@ -172,11 +186,16 @@ class RaySession:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
+        self.ranks = connect_ranks()
 
     def wrap(self, module: nn.Module) -> nn.Module:
         import ray.train.torch
 
-        wrapped: nn.Module = ray.train.torch.prepare_model(module)
+        wrapped: nn.Module = ray.train.torch.prepare_model(
+            # The buffers are the same on all ranks from the start.
+            module,
+            parallel_strategy_kwargs={"broadcast_buffers": False},
+        )
         return wrapped
 
     def all_reduce(self, values: Tensor) -> Tensor:
@@ -280,7 +299,6 @@ def _publish(checkpoint: Path, out: Path, job: Job) -> None:
     provenance = read_json(out / "model" / "config.json", "the model's config")["provenance"]
     last = history[-1]
     metrics = {
-        "val_error_pct": last["val_error"],
         "loss_nats": last["loss"],
         "epochs": progress["epoch"],
         "steps": progress["step"],
@@ -288,9 +306,7 @@ def _publish(checkpoint: Path, out: Path, job: Job) -> None:
         "unlabelled": provenance["num_unlabelled"],
         "parameters": _num_parameters(out / "model"),
     }
-    for name in ("val_bound", "val_nll", "kl", "classes_alive"):
-        if name in last:
-            metrics[name if name == "classes_alive" else f"{name}_nats"] = last[name]
+    metrics |= {f"{name}{unit}": last[name] for name, unit in _UNITS.items() if name in last}
     write_json(out / "metrics.json", {name: round(value, 6) for name, value in metrics.items()})
     write_json(out / "timing.json", {"seconds": round(progress["seconds"], 1)})
     training_curves(out / "history.csv", out / "curves.png")

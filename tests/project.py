@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parent.parent
 SMALL: dict[str, Any] = {
     "data": {"source": "digits", "num_shards": 2, "val_size": 200},
     "model": {"r_dim": 8, "v_dim": 4, "channels": [8, 16], "hidden": 64, "decoder_hidden": [64]},
-    "train": {"epochs": 8, "batch_size": 64, "warmup_steps": 20, "timeout_s": 60},
+    "train": {"epochs": 8, "batch_size": 64, "warmup_steps": 20, "timeout_s": 60, "precision": "float32"},
     "sweep": {"label_counts": [50, 100], "epochs": 4, "supervised_steps": 100},
     "evaluate": {
         "batch_size": 200,
@@ -25,6 +25,10 @@ SMALL: dict[str, Any] = {
         "iw_samples": 5,
         "iw_points": 100,
         "probe_points": 1000,
+        "probe_seeds": [0],
+        "style_points": 300,
+        "swap_points": 200,
+        "oracle_steps": 100,
         "calibration_bins": 10,
     },
 }

@@ -1,8 +1,10 @@
-"""A model on disk: what is saved is loaded, without the pipeline and without a pickle, and damage is named."""
+"""A model with its classes: on disk, without the pipeline and without a pickle, damage named; and with new classes."""
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,10 +16,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ie_model.artifact import Artifact, load_artifact, save_artifact
-from ie_model.inference import classify, encode
-from tests.tiny import points, seeded, tiny_artifact, tiny_model, tiny_spec
+from ie_model.inference import add_classes, class_bounds, classify, encode, representations, sample, swap
+from ie_model.spec import Kind
+from tests.tiny import KINDS, M2, VAE, each_class, points, seeded, spec_of, tiny_artifact, tiny_model, tiny_spec
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+def artifact_of(kind: Kind = "image", **changes: Any) -> Artifact:
+    """A random model of any kind of data with the codes of random points."""
+    model = tiny_model(spec_of(kind), **changes)
+    r, counts = representations(model, points(12, model.spec), each_class(3, 4), batch_size=5)
+    return Artifact(model, r, counts, {"method": "plain"})
 
 
 def saved(folder: Path, artifact: Artifact | None = None) -> Path:
@@ -49,6 +59,41 @@ def test_a_loaded_model_gives_the_same_outputs(tmp_path: Path, classifier: str) 
     first, second = encode(loaded, x, 0.0, seeded()), encode(artifact, x, 0.0, seeded())
     assert torch.equal(first.bound, second.bound)
     assert torch.equal(first.reconstruction, second.reconstruction)
+
+
+@pytest.mark.parametrize("changes", [{}, M2, VAE, {"stochastic_r": True}], ids=["equivae", "m2", "vae", "stochastic"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_model_of_every_kind_of_data_is_loaded_as_it_was(
+    tmp_path: Path, kind: Kind, changes: dict[str, Any]
+) -> None:
+    artifact = artifact_of(kind, **changes)
+    with torch.no_grad():
+        for parameter in artifact.model.likelihood.parameters():
+            parameter.fill_(-0.7)  # a scale that was learned
+    artifact.model.log_prior = (torch.arange(artifact.model.num_codes) + 1.0).log_softmax(0)
+    loaded = load_artifact(saved(tmp_path / "model", artifact))
+    x, spec = points(5, artifact.model.spec), artifact.model.spec
+    assert not any(value.is_meta for value in loaded.model.state_dict().values())
+    assert torch.equal(loaded.model.log_prior, artifact.model.log_prior)
+    first, second = encode(loaded, x, 0.0, seeded()), encode(artifact, x, 0.0, seeded())
+    for name, value in vars(first).items():
+        assert torch.equal(value, getattr(second, name)), name
+    assert torch.equal(sample(loaded, 2, seeded()), sample(artifact, 2, seeded()))
+    assert torch.equal(class_bounds(loaded, x, 2, seeded()), class_bounds(artifact, x, 2, seeded()))
+    again = representations(loaded.model, points(12, spec), each_class(3, 4), batch_size=5)
+    assert torch.equal(again[0], artifact.class_representations) and again[1].tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize("likelihood", ["discretized_logistic", "gaussian"])
+@pytest.mark.parametrize("decoder", ["dense", "convolutional"])
+def test_image_models_of_other_parts_are_loaded_as_they_were(tmp_path: Path, likelihood: str, decoder: str) -> None:
+    spec = tiny_spec((3, 9, 6)).model_copy(update={"likelihood": likelihood})
+    artifact = tiny_artifact(tiny_model(spec, encoder="wide_residual", decoder=decoder, channels=(4, 8)))
+    loaded = load_artifact(saved(tmp_path / "model", artifact))
+    assert loaded.model.spec == spec
+    assert torch.equal(
+        encode(loaded, points(3, spec), 0.0, seeded()).bound, encode(artifact, points(3, spec), 0.0, seeded()).bound
+    )
 
 
 def test_a_loaded_artifact_has_the_same_representations_counts_and_provenance(tmp_path: Path) -> None:
@@ -169,11 +214,11 @@ def test_an_unknown_key_in_the_config_is_an_error_that_names_it(tmp_path: Path) 
         load_artifact(folder)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_another_format_is_an_error_that_states_both(tmp_path: Path, version: object) -> None:
     folder = saved(tmp_path / "model")
     edit_config(folder, lambda config: config.update(format=version))
-    with pytest.raises(ValueError, match=rf"config\.json: format {version!r}, this version reads 1"):
+    with pytest.raises(ValueError, match=rf"config\.json: format {version!r}, this version reads 2$"):
         load_artifact(folder)
 
 
@@ -212,3 +257,111 @@ def test_representations_of_another_shape_are_an_error_that_names_the_file(tmp_p
     edit_weights(folder, lambda tensors: tensors.update({name: tensors[name][:2].clone()}))
     with pytest.raises(ValueError, match=rf"weights\.safetensors .*{name}"):
         load_artifact(folder)
+
+
+# New classes from a few examples.
+
+
+def far_away(num: int) -> torch.Tensor:
+    """Images unlike those that the classes of an artifact were made of."""
+    return 20 + points(num, seed=5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"stochastic_r": True}], ids=["equivae", "stochastic"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_class_is_the_mean_embedding_of_its_examples(kind: Kind, changes: dict[str, Any]) -> None:
+    old = artifact_of(kind, **changes)
+    x, y = points(5, old.model.spec, seed=1), torch.tensor([1, 0, 1, 1, 0])
+    new = add_classes(old, ["four", "five"], x, y)
+    f = old.model.embed(x).detach()
+    expected = torch.stack([f[[1, 4]].mean(0), f[[0, 2, 3]].mean(0)])
+    torch.testing.assert_close(new.class_representations, torch.cat([old.class_representations, expected]))
+    assert new.class_counts.tolist() == [4, 4, 4, 2, 3]
+    assert new.model.num_codes == 5
+    assert new.model.spec.classes == ("class-0", "class-1", "class-2", "four", "five")
+    torch.testing.assert_close(new.model.log_prior, torch.full((5,), -math.log(5)))
+    assert class_bounds(new, x, 2, seeded()).shape == (5, 5)
+    assert swap(new, x).shape[:2] == (5, 5) and sample(new, 2, seeded()).shape[:2] == (5, 2)
+    assert encode(new, x, 0.0, seeded(), torch.full((5,), 4)).log_q.shape == (5, 5)
+
+
+def test_adding_a_class_leaves_the_given_artifact_as_it_was_and_shares_its_weights() -> None:
+    old, x = tiny_artifact(), points(6)
+    before = copy.deepcopy(old)
+    new = add_classes(old, ["four"], far_away(3), torch.zeros(3, dtype=torch.long))
+    assert old.model is not new.model
+    assert (old.model.spec, old.model.num_codes) == (before.model.spec, 3)
+    assert torch.equal(old.class_representations, before.class_representations)
+    assert torch.equal(old.class_counts, before.class_counts)
+    for name, value in before.model.state_dict().items():
+        assert torch.equal(old.model.state_dict()[name], value), name
+    assert torch.equal(classify(old, x), classify(before, x))
+    assert torch.equal(class_bounds(old, x, 2, seeded()), class_bounds(before, x, 2, seeded()))
+    shared = dict(new.model.named_parameters())
+    assert all(parameter is shared[name] for name, parameter in old.model.named_parameters())
+
+
+def test_a_new_class_far_from_the_others_is_predicted_for_its_own_examples_and_for_no_others() -> None:
+    old = artifact_of()
+    x = points(30, seed=2)
+    new = add_classes(old, ["four"], far_away(4), torch.zeros(4, dtype=torch.long))
+    assert classify(new, far_away(9)).argmax(1).tolist() == [3] * 9
+    assert classify(old, far_away(9)).argmax(1).max() < 3
+    assert torch.equal(classify(new, x).argmax(1), classify(old, x).argmax(1))
+    # Among the old classes nothing changes but their common share.
+    torch.testing.assert_close(classify(new, x)[:, :3].log_softmax(1), classify(old, x))
+
+
+def test_classes_are_added_one_after_the_other_as_all_at_once() -> None:
+    artifact, x, y = tiny_artifact(), far_away(6), torch.tensor([0, 0, 1, 1, 1, 0])
+    once = add_classes(artifact, ["four", "five"], x, y)
+    twice = add_classes(artifact, ["four"], x[y == 0], torch.zeros(3, dtype=torch.long))
+    twice = add_classes(twice, ["five"], x[y == 1], torch.zeros(3, dtype=torch.long))
+    torch.testing.assert_close(twice.class_representations, once.class_representations)
+    torch.testing.assert_close(class_bounds(twice, x, 2, seeded()), class_bounds(once, x, 2, seeded()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_artifact_with_new_classes_is_saved_and_loaded(tmp_path: Path, kind: Kind) -> None:
+    old = artifact_of(kind)
+    x, y = points(5, old.model.spec, seed=1), torch.tensor([1, 0, 1, 1, 0])
+    new = add_classes(old, ["four", "five"], x, y)
+    loaded = load_artifact(saved(tmp_path / "new", new))
+    assert loaded.model.spec == new.model.spec and loaded.model.num_codes == 5
+    assert loaded.class_counts.tolist() == [4, 4, 4, 2, 3]
+    assert torch.equal(class_bounds(loaded, x, 2, seeded()), class_bounds(new, x, 2, seeded()))
+    assert torch.equal(encode(loaded, x, 0.0, seeded()).bound, encode(new, x, 0.0, seeded()).bound)
+    # The old one is still saved with the classes that it had.
+    first = load_artifact(saved(tmp_path / "old", old))
+    assert first.model.spec == old.model.spec and torch.equal(classify(first, x), classify(old, x))
+
+
+@pytest.mark.parametrize(
+    ("names", "y", "said"),
+    [
+        (["class-1"], [0, 0], r"class names must differ .*'class-1'"),
+        (["four", "four"], [0, 1], r"class names must differ .*'four', 'four'"),
+        (["four", "five"], [0, 0], r"no labelled point of class \[1\]"),
+        (["four"], [0, 1], "y must name one of 1 new classes for each of 2 examples"),
+        (["four"], [0, -1], "y must name one of 1 new classes"),
+        (["four"], [0], "for each of 2 examples"),
+        ([], [], "y must name one of 0 new classes"),
+    ],
+)
+def test_names_twice_and_classes_without_examples_are_refused(names: list[str], y: list[int], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        add_classes(tiny_artifact(), names, points(2), torch.tensor(y, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (M2, "a new class needs class_code 'embedding'; this model has 'one_hot'"),
+        (VAE, "a new class needs class_code 'embedding'; this model has 'none'"),
+        ({"classifier": "network"}, "a new class needs the distance classifier"),
+    ],
+    ids=["m2", "vae", "network"],
+)
+def test_models_that_know_their_own_classes_only_are_given_no_new_ones(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        add_classes(artifact_of(**changes), ["four"], points(2), torch.zeros(2, dtype=torch.long))

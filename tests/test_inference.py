@@ -1,8 +1,10 @@
-"""What a trained model is asked for: classes, bounds against numerical integration, encodings, swaps, samples."""
+"""What a trained model is asked for: classes, bounds against integration, encodings, swaps, lines, samples."""
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,16 +18,26 @@ from ie_model.inference import (
     encode,
     importance_weighted_bound,
     in_batches,
+    interpolate,
     nearest_prototype,
+    posterior_mean,
     representations,
     sample,
+    squared_error,
     swap,
+    traverse,
 )
-from ie_model.model import EquiVAE, class_means
+from ie_model.model import EquiVAE, class_means, class_sums
+from ie_model.spec import Kind
 from tests.tiny import (
+    KINDS,
+    M2,
+    VAE,
     binary_points,
+    each_class,
     points,
     seeded,
+    spec_of,
     tiny_artifact,
     tiny_model,
     tiny_spec,
@@ -43,9 +55,33 @@ def one_unit() -> Artifact:
     return tiny_artifact(tiny_model(v_dim=1, spread=2.0))
 
 
+def artifact_of(kind: Kind = "image", **changes: Any) -> Artifact:
+    """A random model of any kind of data with the codes of random points."""
+    model = tiny_model(spec_of(kind), **changes)
+    r, counts = representations(model, points(12, model.spec), each_class(3, 4), batch_size=5)
+    return Artifact(model, r, counts, {})
+
+
+def with_prior(artifact: Artifact, *probabilities: float) -> Artifact:
+    model = copy.deepcopy(artifact.model)
+    model.log_prior = torch.tensor(probabilities).log()
+    return Artifact(model, artifact.class_representations, artifact.class_counts, {})
+
+
+@torch.no_grad()
+def decoded(artifact: Artifact, r: Tensor, v: Tensor, x: Tensor | None = None) -> Tensor:
+    """What a reconstruction is, by the kind of data: probabilities, values, or expected counts of texts like x."""
+    out = artifact.model.decode(r, v)
+    if artifact.model.spec.kind == "image":
+        return out.sigmoid()
+    if artifact.model.spec.kind == "series":
+        return out
+    return out.softmax(-1) * (1 if x is None else x.sum(-1, keepdim=True))
+
+
 @torch.no_grad()
 def integrated(artifact: Artifact, x: Tensor) -> Tensor:
-    """log p(x, y) `[B, K]` of binary images by the trapezoidal rule over v."""
+    """log p(x, y) `[B, K]` of binary images by the trapezoidal rule over v; all classes are as probable."""
     v = torch.linspace(-9, 9, 4001, dtype=torch.float64)
     log_prior = -0.5 * (v.square() + math.log(2 * math.pi))
     model, r = artifact.model, artifact.class_representations
@@ -121,11 +157,32 @@ def test_leaving_classes_out_lowers_the_importance_weighted_bound(one_unit: Arti
     torch.testing.assert_close(pruned.double(), truth.gather(1, best).squeeze(1), atol=0.3, rtol=0)
 
 
+def test_the_class_bounds_take_the_models_own_p_of_y(one_unit: Artifact) -> None:
+    x, prior = binary_points(4), torch.tensor([0.7, 0.2, 0.1])
+    other = with_prior(one_unit, 0.7, 0.2, 0.1)
+    gain = class_bounds(other, x, 5, seeded()) - class_bounds(one_unit, x, 5, seeded())
+    torch.testing.assert_close(gain, (prior * 3).log().expand(4, -1), atol=1e-4, rtol=0)
+    best = classify(one_unit, x).argmax(1)
+    only_best = [importance_weighted_bound(model, x, 5, 0.999999, seeded()) for model in (other, one_unit)]
+    torch.testing.assert_close(only_best[0] - only_best[1], (prior * 3).log()[best], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("changes", [VAE, M2, {"stochastic_r": True}], ids=["vae", "m2", "stochastic"])
+def test_the_bounds_of_the_other_models_come_to_log_p_of_x_from_below(changes: dict[str, Any]) -> None:
+    artifact, x = artifact_of(v_dim=1, spread=2.0, **changes), binary_points(150)
+    truth = integrated(artifact, x).logsumexp(1)
+    actual = importance_weighted_bound(artifact, x, 1000, 0.0, seeded())
+    # The mean of 150 estimates is off by less than a hundredth of a nat; a class too many would be 0.7 or more.
+    assert float((actual - truth).mean()) == pytest.approx(0, abs=0.03)
+    gap = truth - plain_bound(artifact, x, 0)
+    assert float(gap.mean()) > 3 * float(gap.std()) / math.sqrt(150)
+
+
 def test_representations_of_batches_are_the_class_means_of_the_whole() -> None:
     model = tiny_model()
     x, y = (255 * points(13)).to(torch.uint8), torch.tensor([0, 1, 2, 0, 0, 1, 2, 2, 0, 1, 0, 2, 1])
     means, counts = representations(model, x, y, batch_size=4)
-    torch.testing.assert_close(means, class_means(model.embed(x / 255), y, 3).detach())
+    torch.testing.assert_close(means, class_means(*class_sums(model.embed(x / 255), y, 3)).detach())
     assert counts.tolist() == [5, 4, 4]
 
 
@@ -133,6 +190,13 @@ def test_representations_without_a_class_are_an_error_that_names_it() -> None:
     x = torch.zeros(4, 1, 6, 5, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"class \[1\]"):
         representations(tiny_model(), x, torch.tensor([0, 0, 2, 2]), batch_size=3)
+
+
+@pytest.mark.parametrize(("changes", "codes"), [(M2, torch.eye(3)), (VAE, torch.zeros(1, 1))], ids=["m2", "vae"])
+def test_representations_of_models_with_fixed_codes_are_those_codes(changes: dict[str, Any], codes: Tensor) -> None:
+    r, counts = representations(tiny_model(**changes), points(5), torch.tensor([0, 0, 1, 0, 1]), batch_size=2)
+    assert torch.equal(r, codes)
+    assert counts.tolist() == [3, 2, 0]
 
 
 def test_batches_hold_every_example_in_order_as_floats() -> None:
@@ -170,6 +234,25 @@ def test_encoding_conditions_v_on_the_predicted_class(artifact: Artifact) -> Non
         mean, log_var = model.posterior(model.features(x[i : i + 1]), artifact.class_representations[c : c + 1])
         torch.testing.assert_close(encoded.v_mean[i], mean[0].detach())
         torch.testing.assert_close(encoded.v_log_var[i], log_var[0].detach())
+
+
+def test_another_condition_changes_v_and_reconstruction_and_nothing_else(artifact: Artifact) -> None:
+    x, condition = points(20), each_class(3, 7)[:20]
+    plain, other = encode(artifact, x, 0.0, seeded()), encode(artifact, x, 0.0, seeded(), condition)
+    r = artifact.class_representations[condition]
+    mean, _ = artifact.model.posterior(artifact.model.features(x), r)
+    torch.testing.assert_close(other.v_mean, mean.detach())
+    torch.testing.assert_close(other.reconstruction, decoded(artifact, r, mean))
+    same = condition == plain.log_q.argmax(1)
+    assert 0 < int(same.sum()) < 20
+    moved = (other.v_mean - plain.v_mean).abs().amax(1) > 1e-6
+    assert torch.equal(moved, ~same)
+    for name in ("f", "log_q", "bound"):
+        assert torch.equal(getattr(other, name), getattr(plain, name))
+
+
+def test_the_posterior_mean_is_that_of_encoding(artifact: Artifact) -> None:
+    torch.testing.assert_close(posterior_mean(artifact, points(9)), encode(artifact, points(9), 0.0, seeded()).v_mean)
 
 
 def test_encoding_reconstructs_from_the_predicted_class_and_the_mean_of_v(artifact: Artifact) -> None:
@@ -254,3 +337,88 @@ def test_nothing_that_comes_back_holds_a_gradient(artifact: Artifact) -> None:
     ]
     results += list(vars(encode(artifact, x, 0.0, seeded())).values())
     assert not any(result.requires_grad for result in results)
+
+
+# Every kind of data and every model.
+
+
+@pytest.mark.parametrize("changes", [{}, M2, VAE, {"stochastic_r": True}], ids=["equivae", "m2", "vae", "stochastic"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_model_of_every_kind_goes_through_every_function(kind: Kind, changes: dict[str, Any]) -> None:
+    artifact = artifact_of(kind, **changes)
+    x, r, shape = points(5, artifact.model.spec), artifact.class_representations, artifact.model.spec.shape
+    encoded = encode(artifact, x, 0.01, seeded())
+    chosen = r[encoded.log_q.argmax(1)]
+    torch.testing.assert_close(encoded.reconstruction, decoded(artifact, chosen, encoded.v_mean, x))
+    assert bool(encoded.bound.isfinite().all()) and encoded.log_q.shape == (5, len(r))
+    swapped, samples, v = swap(artifact, x), sample(artifact, 2, seeded()), torch.randn(2, 2, generator=seeded())
+    assert swapped.shape == (5, len(r), *shape) and samples.shape == (len(r), 2, *shape)
+    for c in range(len(r)):
+        torch.testing.assert_close(swapped[:, c], decoded(artifact, r[c].expand(5, -1), encoded.v_mean, x))
+        torch.testing.assert_close(samples[c], decoded(artifact, r[c].expand(2, -1), v))
+    by_class = class_bounds(artifact, x, 3, seeded())
+    assert by_class.shape == (5, len(r)) and bool(by_class.isfinite().all())
+    assert bool(importance_weighted_bound(artifact, x, 3, 0.0, seeded()).isfinite().all())
+
+
+def test_the_swap_of_a_text_keeps_its_number_of_words() -> None:
+    x = points(5, spec_of("counts"))
+    torch.testing.assert_close(swap(artifact_of("counts"), x).sum(-1), x.sum(-1, keepdim=True).expand(-1, 3))
+
+
+def test_the_squared_error_is_the_mean_over_known_values() -> None:
+    x = torch.tensor([[[1.0, 2.0, torch.nan]], [[0.0, torch.nan, torch.nan]]])
+    torch.testing.assert_close(squared_error(x, torch.full((2, 1, 3), 3.0)), torch.tensor([2.5, 9.0]))
+
+
+@pytest.mark.parametrize("changes", [M2, VAE], ids=["m2", "vae"])
+def test_fixed_codes_have_no_nearest_prototype(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"needs class_code 'embedding'; this model has '{changes['class_code']}'"):
+        nearest_prototype(artifact_of(**changes), torch.zeros(1, 3))
+
+
+# Lines between examples, and one unit at a time.
+
+
+@pytest.mark.parametrize("along", ["r", "v", "both"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interpolation_ends_at_the_reconstructions_of_its_ends(kind: Kind, along: str) -> None:
+    artifact = artifact_of(kind)
+    x, y = points(8, artifact.model.spec), points(8, artifact.model.spec, seed=1)
+    (r0, v0), (r1, v1) = (
+        (artifact.class_representations[classify(artifact, end).argmax(1)], posterior_mean(artifact, end))
+        for end in (x, y)
+    )
+    assert not torch.equal(r0, r1)
+    r1, v1 = r0 if along == "v" else r1, v0 if along == "r" else v1
+    line = interpolate(artifact, x, y, 5, along=along)
+    assert line.shape == (8, 5, *artifact.model.spec.shape)
+    torch.testing.assert_close(line[:, 0], encode(artifact, x, 0.0, seeded()).reconstruction)
+    for step in range(5):  # a text's length is that of x all along
+        t = step / 4
+        torch.testing.assert_close(line[:, step], decoded(artifact, (1 - t) * r0 + t * r1, (1 - t) * v0 + t * v1, x))
+    if kind != "counts" and along == "both":
+        torch.testing.assert_close(line[:, -1], encode(artifact, y, 0.0, seeded()).reconstruction)
+
+
+@pytest.mark.parametrize(("num_steps", "along"), [(1, "both"), (0, "r"), (5, "x"), (5, "")])
+def test_an_interpolation_of_too_few_steps_or_along_something_else_is_refused(
+    artifact: Artifact, num_steps: int, along: str
+) -> None:
+    with pytest.raises(ValueError, match=f"at least 2 and along r, v or both; got {num_steps} and '{along}'"):
+        interpolate(artifact, points(2), points(2), num_steps, along=along)
+
+
+@pytest.mark.parametrize("unit", [0, 1])
+def test_a_traversal_sets_one_unit_and_keeps_the_others(artifact: Artifact, unit: int) -> None:
+    r, v = artifact.class_representations, torch.randn(3, 2, generator=seeded())
+    before, values = v.clone(), torch.tensor([-2.0, float(v[1, unit]), 3.0])
+    images = traverse(artifact, r, v, unit, values)
+    assert images.shape == (3, 3, 1, 6, 5)
+    assert torch.equal(v, before)
+    for column, value in enumerate(values.tolist()):
+        other = [float("nan"), float("nan")]
+        other[unit] = value
+        moved = torch.where(torch.tensor(other).isnan(), v, torch.tensor(other))
+        torch.testing.assert_close(images[:, column], decoded(artifact, r, moved))
+    torch.testing.assert_close(images[1, 1], decoded(artifact, r, v)[1])

@@ -1,0 +1,85 @@
+"""The published tables: each a sweep with its own budget, kept under docs/results with its command and commit.
+
+`python docs/tables.py NAME...` makes some of them, `python docs/tables.py --list` names them. Trials that are finished
+are not run again; an interrupted table goes on where it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from pipeline.files import write_json  # noqa: E402
+from pipeline.params import parse_params  # noqa: E402
+from pipeline.provenance import commit, hardware  # noqa: E402
+from pipeline.sweep import sweep  # noqa: E402
+
+SEEDS = [0, 1, 2]
+ABLATIONS = ["plain", "self_included", "stochastic_r", "v_from_x", "fixed_m", "network_classifier", "exact_sum"]
+OPTIONS = ["no_warmup", "free_bits"]
+
+
+def _mnist(epochs: int, counts: list[Any], methods: list[str], **more: Any) -> dict[str, Any]:
+    grid = {"label_counts": counts, "methods": methods, "seeds": SEEDS, "epochs": epochs, "measures": "all"}
+    return {"sweep": grid | more.pop("sweep", {}), **more}
+
+
+TABLES: dict[str, dict[str, Any]] = {
+    "mnist-plain": _mnist(30, [100], ["supervised", "m2", "vae", "plain"]),
+    "mnist-plain-more-labels": _mnist(20, [1000, 3000], ["supervised", "m2", "plain"]),
+    "mnist-extended": _mnist(40, [100], ["supervised_augmented", "extended"]),
+    "mnist-extended-more-labels": _mnist(20, [1000, "all"], ["supervised_augmented", "extended"]),
+    "mnist-ablations": _mnist(12, [100], ABLATIONS + OPTIONS),
+    "fashion-mnist": _mnist(
+        12, [100, 1000], ["supervised", "m2", "vae", "plain", "extended"], data={"source": "fashion-mnist"}
+    ),
+}
+
+
+def overlay(changes: dict[str, Any]) -> dict[str, Any]:
+    """params.yaml with a table's changes."""
+    raw = copy.deepcopy(yaml.safe_load((REPOSITORY / "params.yaml").read_text()))
+
+    def merge(target: dict[str, Any], source: dict[str, Any]) -> None:
+        for key, value in source.items():
+            if isinstance(value, dict):
+                merge(target[key], value)
+            else:
+                target[key] = value
+
+    merge(raw, changes)
+    return raw
+
+
+def make(name: str) -> None:
+    """Runs what is missing of a table and writes docs/results/<name>."""
+    params = parse_params(overlay(TABLES[name]), f"params of {name}")
+    out = REPOSITORY / "docs" / "results" / name
+    sweep(params, REPOSITORY, lambda line: print(line, flush=True), out=out)
+    record = {
+        "command": f"python docs/tables.py {name}",
+        "commit": commit(REPOSITORY),
+        "hardware": hardware(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "changes": TABLES[name],
+    }
+    write_json(out / "run.json", record)
+
+
+if __name__ == "__main__":
+    names = sys.argv[1:]
+    if "--list" in names or not names:
+        print("\n".join(TABLES))
+    elif unknown := set(names) - set(TABLES):
+        sys.exit(f"no table {min(unknown)!r}; there are: {', '.join(TABLES)}")
+    else:
+        for name in names:
+            make(name)

@@ -1,0 +1,50 @@
+"""A run of one rank in this process: a sweep's trial, or the oracle of `evaluate`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ie_model.objective import SINGLE
+from pipeline.files import atomic_folder
+from pipeline.loop import Job
+
+
+class TrialSession:
+    """A trial of one rank that keeps its last checkpoint in a folder; see `pipeline.loop.Session`."""
+
+    rank = 0
+    world_size = 1
+    ranks = SINGLE
+
+    def __init__(self, folder: Path, job: Job, queue: Any = None) -> None:
+        self.device = torch.device(job.device)
+        self._folder, self._job, self._queue = folder, job, queue
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        return module.to(self.device)
+
+    def all_reduce(self, values: Tensor) -> Tensor:
+        return values
+
+    @contextlib.contextmanager
+    def restore(self) -> Iterator[Path | None]:
+        yield self._folder if self._folder.is_dir() else None
+
+    def report(self, metrics: dict[str, float], write_checkpoint: Callable[[Path], None]) -> None:
+        with atomic_folder(self._folder) as part:
+            write_checkpoint(part)
+
+    def progress(self, step: int, total_steps: int, points_per_s: float) -> None:
+        self.tell({"fingerprint": self._job.fingerprint, "share": step / total_steps})
+
+    def tell(self, item: dict[str, Any]) -> None:
+        """Passes an item to whoever watches, if anybody does."""
+        with contextlib.suppress(Exception):
+            if self._queue is not None:
+                self._queue.put_nowait(item)
