@@ -65,7 +65,7 @@ def load_artifact(folder: Path, device: torch.device | str = "cpu") -> Artifact:
         spec = DataSpec.model_validate(config["spec"])
         # No memory is taken before the weights themselves have said how large they are.
         with torch.device("meta"):
-            model = EquiVAE(spec, ModelConfig.model_validate(config["model"]))
+            model = _model(folder, spec, ModelConfig.model_validate(config["model"]))
         provenance = config["provenance"]
     except FileNotFoundError as error:
         raise ValueError(f"no model in {folder}: {_CONFIG} is missing") from error
@@ -84,6 +84,13 @@ def load_artifact(folder: Path, device: torch.device | str = "cpu") -> Artifact:
         raise ValueError(f"{folder / _WEIGHTS} is damaged or does not fit its config: {_one_line(error)}") from error
     model.to(device).eval()
     return Artifact(model, representations, counts, provenance)
+
+
+def _model(folder: Path, spec: DataSpec, config: ModelConfig) -> EquiVAE:
+    try:
+        return EquiVAE(spec, config)
+    except ValueError as error:
+        raise ValueError(f"{folder / _CONFIG}: {error}") from error
 
 
 def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:

@@ -68,7 +68,10 @@ def random_series(x: Tensor, config: AugmentConfig, generator: torch.Generator) 
     last = (inside.sum(-1) - 1).clamp(min=0)
     time = torch.arange(x.shape[-1], device=x.device)
     source = torch.minimum((time - steps.unsqueeze(1)).clamp(min=0), last)
-    moved = x.gather(-1, source.unsqueeze(1).expand_as(x)) * (1 + u[:, 1] * config.scale).view(-1, 1, 1)
+    moved = x.gather(-1, source.unsqueeze(1).expand_as(x))
+    # Where a gap would come to lie at the end, and so shorten the series, its last values stay.
+    gap = (time == last).unsqueeze(1) & moved.isnan().all(dim=1, keepdim=True)
+    moved = torch.where(gap, x, moved) * (1 + u[:, 1] * config.scale).view(-1, 1, 1)
     return torch.where(inside, moved, x)
 
 

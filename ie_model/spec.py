@@ -63,7 +63,7 @@ class DataSpec(BaseModel):
             allowed = ", ".join(_LIKELIHOODS[self.kind])
             raise ValueError(f"likelihood of {name} is {self.likelihood!r}; allowed: {allowed}")
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError("class names must differ from each other")
+            raise ValueError(f"class names must differ from each other, got {list(self.classes)}")
         return self
 
     @property

@@ -68,7 +68,7 @@ def apply_method(method: Method, model: ModelConfig, objective: ObjectiveConfig)
     extended = objective.extended.model_copy(update={"enabled": changes.extended})
     # What a method does not name is params' own, but for what makes it another method.
     parts = {"class_code": "embedding", "posterior": "r_and_x", "stochastic_r": False}
-    if model.class_code != "embedding":
+    if model.class_code != "embedding" or objective.loss == "cross_entropy":
         parts["classifier"] = "distance"
     base = {"loss": "bound", "self_included": False}
     return (

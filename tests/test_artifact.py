@@ -222,6 +222,15 @@ def test_another_format_is_an_error_that_states_both(tmp_path: Path, version: ob
         load_artifact(folder)
 
 
+def test_parts_that_do_not_fit_the_data_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "model", artifact_of("series"))
+    edit_config(folder, lambda config: config["model"].update(decoder="convolutional"))
+    with pytest.raises(
+        ValueError, match=r"config\.json: model\.decoder is 'convolutional', .* allowed for series: dense"
+    ):
+        load_artifact(folder)
+
+
 def test_weights_of_another_size_than_the_config_are_an_error_that_names_the_file(tmp_path: Path) -> None:
     folder = saved(tmp_path / "model")
     edit_config(folder, lambda config: config["model"].update(r_dim=7))

@@ -236,6 +236,14 @@ def test_a_gap_inside_a_series_moves_with_it() -> None:
     assert torch.equal(within_length(~moved.isnan()), within_length(~x.isnan()))
 
 
+def test_a_gap_that_moves_to_the_end_of_a_series_does_not_shorten_it() -> None:
+    x = torch.arange(8.0).expand(100, 2, -1).clone()
+    x[..., 4:6], x[..., 7] = NAN, NAN
+    x[:, 1] += 10
+    moved = random_series(x, only(shift=0.3), seeded())
+    assert torch.equal(within_length(~moved.isnan()), within_length(~x.isnan()))
+
+
 # Counts.
 
 

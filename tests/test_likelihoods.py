@@ -402,6 +402,11 @@ def test_the_best_output_reaches_the_ceiling() -> None:
     torch.testing.assert_close(Bernoulli().log_prob(grey, grey.logit()), Bernoulli().ceiling(grey))
     binary = grey.round()
     torch.testing.assert_close(Bernoulli().log_prob(binary, 100 * binary - 50), Bernoulli().ceiling(binary))
+    # The means 0 and 1 are limits of a logistic's; every level in between is its own best mean.
+    levels, outs = LEVELS.reshape(256, 1, 1, 1), LEVELS.clamp(1e-9, 1 - 1e-9).logit().reshape(256, 1, 1, 1)
+    for log_scale in (-9.0, -5.0, -2.3, 1.0):
+        dl = logistic(log_scale)
+        torch.testing.assert_close(dl.log_prob(levels, outs), dl.ceiling(levels), rtol=0, atol=1e-5)
     series = torch.randn(4, 2, 5, generator=seeded(), dtype=torch.float64)
     series[0, :, 2:] = NAN
     family = gaussian(-1.0, 0.5)

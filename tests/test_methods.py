@@ -114,7 +114,20 @@ def test_applying_a_method_twice_is_applying_it_once(method: Method) -> None:
 
 
 # These change parts alone, and all of them are put back.
-@pytest.mark.parametrize("start", ["m2", "m2_extended", "vae", "self_included", "stochastic_r", "v_from_x", "plain"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        "supervised",
+        "supervised_augmented",
+        "m2",
+        "m2_extended",
+        "vae",
+        "self_included",
+        "stochastic_r",
+        "v_from_x",
+        "plain",
+    ],
+)
 @pytest.mark.parametrize("method", ALL)
 def test_a_method_is_the_same_from_params_that_described_another(method: Method, start: Method) -> None:
     assert apply_method(method, *described_by(start)) == described_by(method)
