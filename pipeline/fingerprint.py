@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import Any
 
 # What a trained model is a function of, besides params and data. The orchestration around it is not.
-_CODE = (
-    "ie_model",
+TRAINING = (
+    "ie_model.artifact",
+    "ie_model.augment",
+    "ie_model.config",
+    "ie_model.inference",
+    "ie_model.likelihoods",
+    "ie_model.model",
+    "ie_model.networks",
+    "ie_model.objective",
+    "ie_model.spec",
     "pipeline.checkpoint",
     "pipeline.labels",
     "pipeline.loop",
@@ -19,26 +27,33 @@ _CODE = (
     "pipeline.reader",
     "pipeline.shards",
 )
+# What its measures are a function of as well.
+MEASURING = (
+    *TRAINING,
+    "ie_model.equivariance",
+    "ie_model.measures",
+    "pipeline.measure",
+    "pipeline.oracle",
+    "pipeline.scoring",
+    "pipeline.style",
+)
 _PACKAGES = ("numpy", "ray", "torch")
 
 
-def fingerprint(inputs: dict[str, Any]) -> str:
-    """16 hex digits of inputs (plain JSON values), code and package versions."""
-    identity = {"inputs": inputs, "code": code_hash(), "packages": package_versions()}
+def fingerprint(inputs: dict[str, Any], modules: tuple[str, ...] = TRAINING) -> str:
+    """16 hex digits of inputs (plain JSON values), the code of `modules` and package versions."""
+    identity = {"inputs": inputs, "code": code_hash(modules), "packages": package_versions()}
     text = json.dumps(identity, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def code_hash() -> str:
-    """SHA-256 over the source files that decide what a run computes."""
+def code_hash(modules: tuple[str, ...]) -> str:
+    """SHA-256 over the source files of modules."""
     digest = hashlib.sha256()
-    for name in _CODE:
+    for name in modules:
         location = importlib.import_module(name).__file__
         assert location is not None
-        path = Path(location)
-        files = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
-        for file in files:
-            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+        digest.update(name.encode() + b"\0" + Path(location).read_bytes() + b"\0")
     return digest.hexdigest()
 
 

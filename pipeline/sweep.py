@@ -26,7 +26,7 @@ from pipeline.cluster import check_resources, ray_cluster
 from pipeline.errors import DataError, TrainingError
 from pipeline.figures import error_against_labels
 from pipeline.files import atomic_file, atomic_folder, read_json, write_json
-from pipeline.fingerprint import fingerprint
+from pipeline.fingerprint import MEASURING, fingerprint
 from pipeline.jobs import make_job, shards_folder
 from pipeline.labels import choose_labelled, labels_per_class
 from pipeline.loop import Job, Trainer
@@ -114,7 +114,7 @@ def _measured_as(params: Params) -> str:
     """Names what a trial's measures depend on besides its model; empty where only the error is asked."""
     if params.sweep.measures == "errors":
         return ""
-    return fingerprint({"evaluate": params.evaluate.model_dump(mode="json")})
+    return fingerprint({"evaluate": params.evaluate.model_dump(mode="json")}, MEASURING)
 
 
 def _is_finished(folder: Path, measured_as: str) -> bool:
