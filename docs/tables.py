@@ -75,6 +75,7 @@ def make(name: str) -> None:
         "hardware": hardware(),
         "date": datetime.now(UTC).date().isoformat(),
         "changes": TABLES[name],
+        "supervised_steps": params.sweep.supervised_steps,
     }
     write_json(out / "run.json", record)
 

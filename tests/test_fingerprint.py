@@ -1,0 +1,38 @@
+"""Which code a run's identity holds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.fingerprint import MEASURING, TRAINING
+from tests.project import REPOSITORY
+
+# Of these a run's numbers do not depend: messages, reading and writing of files, raw data that has become shards.
+ASIDE = {"pipeline", "ie_model", "pipeline.errors", "pipeline.files", "pipeline.sources", "pipeline.sources.base"}
+
+
+def loaded_by(module: str) -> set[str]:
+    """Modules of this project that importing one brings in, in a fresh interpreter."""
+    names = "[n for n in sys.modules if n.split('.')[0] in ('ie_model', 'pipeline')]"
+    code = f"import {module}, json, sys; print(json.dumps({names}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(("module", "named"), [("pipeline.loop", TRAINING), ("pipeline.ranks", TRAINING)])
+def test_a_run_is_named_by_all_code_that_its_loop_brings_in(module: str, named: tuple[str, ...]) -> None:
+    sources = {name for name in loaded_by(module) if name.startswith("pipeline.sources.")}
+    assert loaded_by(module) - ASIDE - sources - set(named) == set()
+
+
+def test_measures_are_named_by_all_code_that_makes_them() -> None:
+    # Params reach a measure by value; progress shows it; the rest of these decide where things lie.
+    aside = {"pipeline.params", "pipeline.progress", "pipeline.methods", "pipeline.jobs", "pipeline.fingerprint"}
+    aside |= {"pipeline.models", "pipeline.sessions"}
+    brought = loaded_by("pipeline.scoring") | loaded_by("pipeline.oracle")
+    sources = {name for name in brought if name.startswith("pipeline.sources.")}
+    assert brought - ASIDE - sources - aside - set(MEASURING) == set()
