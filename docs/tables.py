@@ -39,12 +39,12 @@ def _table(epochs: int, counts: list[Any], methods: list[str], **more: Any) -> d
 
 TABLES: dict[str, dict[str, Any]] = {
     "mnist-plain": _table(20, [100], ["supervised", "plain", "m2", "vae"]),
-    "mnist-extended": _table(40, [100], ["supervised_augmented", "extended"], train=EXTENDED),
-    "mnist-plain-more-labels": _table(15, [1000, 3000], ["supervised", "plain", "m2"]),
-    "mnist-extended-more-labels": _table(20, [1000, "all"], ["supervised_augmented", "extended"], train=EXTENDED),
-    "mnist-ablations": _table(10, [100], ABLATIONS + OPTIONS),
+    "mnist-extended": _table(30, [100], ["supervised_augmented", "extended"], train=EXTENDED),
+    "mnist-plain-more-labels": _table(12, [1000, 3000], ["supervised", "plain", "m2"]),
+    "mnist-extended-more-labels": _table(15, [1000, "all"], ["supervised_augmented", "extended"], train=EXTENDED),
+    "mnist-ablations": _table(8, [100], ABLATIONS + OPTIONS),
     "fashion-mnist": _table(
-        10, [100], ["supervised", "plain", "extended", "m2", "vae"], data={"source": "fashion-mnist"}
+        8, [100], ["supervised", "plain", "extended", "m2", "vae"], data={"source": "fashion-mnist"}
     ),
 }
 
