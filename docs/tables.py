@@ -68,10 +68,12 @@ def make(name: str) -> None:
     """Runs what is missing of a table and writes docs/results/<name>."""
     params = parse_params(overlay(TABLES[name]), f"params of {name}")
     out = REPOSITORY / "docs" / "results" / name
+    # Before the sweep, which takes hours and may rewrite tracked results.
+    started_from = commit(REPOSITORY)
     sweep(params, REPOSITORY, lambda line: print(line, flush=True), out=out)
     record = {
         "command": f"python docs/tables.py {name}",
-        "commit": commit(REPOSITORY),
+        "commit": started_from,
         "hardware": hardware(),
         "date": datetime.now(UTC).date().isoformat(),
         "changes": TABLES[name],

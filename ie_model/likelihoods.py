@@ -21,7 +21,7 @@ class Likelihood(nn.Module):
         raise NotImplementedError
 
     def mean(self, out: Tensor, x: Tensor | None = None) -> Tensor:
-        """E[x | r, v], the shape of `out`; x gives what the family takes as known (the total of counts)."""
+        """E[x | r, v], the shape of `out`; x gives what the family takes as known (a text's or a series' length)."""
         raise NotImplementedError
 
     def ceiling(self, x: Tensor) -> Tensor:
@@ -93,7 +93,8 @@ class Gaussian(Likelihood):
         return (-0.5 * (LOG_2PI + squared) - log_scale).mul(known).flatten(1).sum(1)
 
     def mean(self, out: Tensor, x: Tensor | None = None) -> Tensor:
-        return out
+        """The mean, and NaN where x is: a series as long as x, with its gaps."""
+        return out if x is None else out.masked_fill(x.isnan(), torch.nan)
 
     def ceiling(self, x: Tensor) -> Tensor:
         return (-0.5 * LOG_2PI - self._log_scale()).mul(~x.isnan()).flatten(1).sum(1)

@@ -23,6 +23,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+shards_app = typer.Typer(help="Look at a folder of shards.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(shards_app, name="shards", short_help="Verify and show shards.")
+
 ParamsOption = Annotated[
     Path, typer.Option("--params", help="Parameters; results go into the folders data and results beside this file.")
 ]
@@ -102,6 +105,41 @@ def embed(
         from pipeline.embed import embed as run
 
         run(model, source, out, say, resize=resize, batch_size=batch_size, device=device)
+
+
+_FOLDER = Annotated[
+    Path | None, typer.Argument(help="Folder with a manifest.json; without it, that of data.source in params.yaml.")
+]
+
+
+@shards_app.command(short_help="Check every byte and decode every example.")
+def verify(folder: _FOLDER = None, params: ParamsOption = _PARAMS) -> None:
+    """Read every byte of every shard, decode every example, and name all that does not fit the manifest."""
+    with user_errors():
+        from pipeline.inspection import verify as run
+
+        run(_shards(folder, params), say)
+
+
+@shards_app.command(short_help="Print counts, draw examples.")
+def show(
+    folder: _FOLDER = None,
+    params: ParamsOption = _PARAMS,
+    out: Annotated[Path, typer.Option("--out", help="PNG of examples to write.")] = Path("shards.png"),
+) -> None:
+    """Print classes, counts and sizes of each split, and draw some training examples of each class."""
+    with user_errors():
+        from pipeline.inspection import show as run
+
+        run(_shards(folder, params), out, say)
+
+
+def _shards(folder: Path | None, params: Path) -> Path:
+    if folder is not None:
+        return folder
+    from pipeline.jobs import shards_folder
+
+    return shards_folder(load_params(params), params.resolve().parent)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,8 @@ from pipeline.files import sha256_file
 from pipeline.latents import latent_writer
 from pipeline.models import read_model
 from pipeline.progress import Log, Meter
-from pipeline.shards import iter_shard, read_manifest
+from pipeline.reader import padded
+from pipeline.shards import check_example, iter_shard, read_manifest
 from pipeline.sources.base import Example
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -43,7 +44,7 @@ def embed(model: Path, source: Path, out: Path, log: Log, *, resize: bool, batch
     data_hash = sha256_file(source) if source.is_file() else str(source)
     with latent_writer(out, artifact, data_hash) as writer:
         while group := list(islice(examples, batch_size)):
-            x = to_float(torch.from_numpy(np.stack([e.x for e in group])).to(device))
+            x = to_float(torch.from_numpy(np.stack([padded(e.x, spec) for e in group])).to(device))
             y = np.array([-1 if e.y is None else e.y for e in group], dtype=np.int64)
             encoded = encode(artifact, x, float(artifact.provenance["prune"]), generator)
             writer.write([e.key for e in group], "new", y, None, x, encoded)
@@ -60,16 +61,17 @@ def open_examples(source: Path, spec: DataSpec, resize: bool) -> tuple[int, Iter
         raise DataError(f"no such file or folder: {source}")
     if source.is_dir() and (source / "manifest.json").is_file():
         return _from_shards(source, spec)
-    if source.is_dir() or source.suffix.lower() in IMAGE_SUFFIXES:
+    if spec.kind == "image" and (source.is_dir() or source.suffix.lower() in IMAGE_SUFFIXES):
         files = [source] if source.is_file() else _images_in(source)
         return len(files), (
             Example(f.stem if source.is_file() else _key(f, source), _image(f, spec, resize), None) for f in files
         )
     if source.suffix == ".npy":
         return _from_array(source, spec)
+    images = f"an image ({', '.join(IMAGE_SUFFIXES)}), a folder of images, " if spec.kind == "image" else ""
     raise DataError(
-        f"{source}: not something that can be embedded; allowed: an image ({', '.join(IMAGE_SUFFIXES)}), a folder of "
-        "images, a .npy array, a folder of shards with its manifest.json"
+        f"{source}: not something that a model of {spec.kind} can embed; allowed: {images}a .npy array, a folder of "
+        "shards with its manifest.json"
     )
 
 
@@ -109,17 +111,26 @@ def _from_array(source: Path, spec: DataSpec) -> tuple[int, Iterator[Example]]:
         raise DataError(f"{source}: not a .npy array that can be read ({error})") from error
     if array.ndim == len(spec.shape) and spec.shape[0] == 1 and array.shape[1:] == spec.shape[1:]:
         array = array[:, None]
-    if array.shape[1:] != spec.shape or array.dtype != np.uint8:
+    if array.shape[1:] != spec.shape or array.dtype != np.dtype(spec.dtype):
         raise DataError(
-            f"{source}: {array.dtype} of shape {list(array.shape)}; the model takes uint8 of N x {list(spec.shape)}"
+            f"{source}: {array.dtype} of shape {list(array.shape)}; the model takes {spec.dtype} of N x "
+            f"{list(spec.shape)}"
         )
+    for i, row in enumerate(array):
+        try:
+            check_example(row, spec)
+        except ValueError as error:
+            raise DataError(f"{source}, row {i}: {error}") from error
     return len(array), (Example(f"{i:08d}", np.array(row), None) for i, row in enumerate(array))
 
 
 def _from_shards(source: Path, spec: DataSpec) -> tuple[int, Iterator[Example]]:
     manifest = read_manifest(source)
-    if manifest.spec.shape != spec.shape:
-        raise DataError(f"{source}: examples of shape {list(manifest.spec.shape)}, the model takes {list(spec.shape)}")
+    if (manifest.spec.kind, manifest.spec.shape) != (spec.kind, spec.shape):
+        raise DataError(
+            f"{source}: {manifest.spec.kind} of shape {list(manifest.spec.shape)}, the model takes {spec.kind} of "
+            f"{list(spec.shape)}"
+        )
     same_classes = manifest.spec.classes == spec.classes
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
 

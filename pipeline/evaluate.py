@@ -17,6 +17,7 @@ from ie_model.artifact import Artifact
 from ie_model.inference import Encoded, encode, sample, swap
 from ie_model.networks import to_float
 from pipeline import figures
+from pipeline.curves import curve_grid, word_lists
 from pipeline.errors import DataError
 from pipeline.files import atomic_file, sha256_file, write_json
 from pipeline.jobs import shards_folder
@@ -77,7 +78,7 @@ def evaluate(params: Params, project: Path, log: Log) -> Path:
     write_table(out / "measures.csv", rows)
     _write_tables(out, manifest, encoded["test"], params)
     _write_images(out / "images.npz", artifact, splits["test"], params)
-    _draw(out, manifest.spec.classes)
+    _draw(out, manifest)
     log(f"evaluate: test error {flat(rows)['test_error_classifier_pct']:.2f} %; tables and figures in {out}")
     return out
 
@@ -144,7 +145,7 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ..
 
 
 def _write_images(path: Path, artifact: Artifact, test: SplitData, params: Params) -> None:
-    """Grids `[rows, columns, C, H, W]` in [0, 1], for figures: reconstructions, swaps, samples."""
+    """Grids `[rows, columns, *shape]` of examples, for figures: reconstructions, swaps, samples."""
     generator = torch.Generator().manual_seed(params.evaluate.seed + 3)
     num_classes = artifact.model.spec.num_classes
     first = [np.flatnonzero(test.y == c)[:10] for c in range(num_classes)]
@@ -165,26 +166,31 @@ def _write_images(path: Path, artifact: Artifact, test: SplitData, params: Param
         np.savez_compressed(file, **arrays)
 
 
-def _draw(out: Path, classes: tuple[str, ...]) -> None:
+def _draw(out: Path, manifest: Manifest) -> None:
     """Every figure, from the tables just written."""
-    images, latents = out / "images.npz", out / "latents.parquet"
-    drawn = out / "figures"
+    latents, drawn = out / "latents.parquet", out / "figures"
+    _draw_examples(out / "images.npz", drawn, manifest)
+    figures.latent_map(latents, "r", drawn / "map_r.png")
+    figures.latent_map(latents, "v_mean", drawn / "map_v.png")
+    figures.confusion_matrix(out / "confusion.csv", drawn / "confusion.png")
+    figures.calibration(out / "calibration.csv", drawn / "calibration.png")
+
+
+def _draw_examples(npz: Path, drawn: Path, manifest: Manifest) -> None:
+    """Reconstructions, swaps and samples: images, curves, or the words that stand out."""
+    kind, classes = manifest.spec.kind, manifest.spec.classes
+    if kind == "counts":
+        word_lists(npz, manifest.vocabulary, drawn / "words.png", list(classes))
+        return
+    grid = figures.image_grid if kind == "image" else curve_grid
     pairs = [label for name in classes[:5] for label in (name, "decoded")]
-    figures.image_grid(
-        images, "reconstructions", drawn / "reconstructions.png", "Test images and their reconstructions", pairs
-    )
-    figures.image_grid(
-        images,
+    grid(npz, "reconstructions", drawn / "reconstructions.png", "Test examples and their reconstructions", pairs)
+    grid(
+        npz,
         "swap",
         drawn / "swap.png",
         "Class swap: v of the first column, r of each class",
         list(classes),
         ["x", *(f"r of {name}" for name in classes)],
     )
-    figures.image_grid(
-        images, "samples", drawn / "samples.png", "Samples: one v per column, r of each class", list(classes)
-    )
-    figures.latent_map(latents, "r", drawn / "map_r.png")
-    figures.latent_map(latents, "v_mean", drawn / "map_v.png")
-    figures.confusion_matrix(out / "confusion.csv", drawn / "confusion.png")
-    figures.calibration(out / "calibration.csv", drawn / "calibration.png")
+    grid(npz, "samples", drawn / "samples.png", "Samples: one v per column, r of each class", list(classes))

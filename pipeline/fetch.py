@@ -12,7 +12,7 @@ from pipeline.files import atomic_file, atomic_folder, remove_leftovers, sha256_
 from pipeline.params import Params
 from pipeline.progress import Log
 from pipeline.sources import SOURCES, RawFile, Source
-from pipeline.ways import Deb, Https, Npm, Way, WayFailed, from_folder, mismatch
+from pipeline.ways import Deb, Https, Npm, Pypi, Way, WayFailed, from_folder, mismatch
 
 
 def fetch(params: Params, project: Path, log: Log) -> Path:
@@ -66,6 +66,8 @@ def _ways(
             ways[name] = Npm(scratch)
         elif name == "deb":
             ways[name] = Deb(scratch)
+        elif name == "pypi":
+            ways[name] = Pypi(scratch)
         elif folder is not None:
             ways[name] = from_folder(project / folder)
     return ways

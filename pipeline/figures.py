@@ -98,7 +98,7 @@ def training_curves(history_csv: Path, out: Path) -> None:
         raise DataError(f"history has numbers in none of the columns {known}: {history_csv}")
     num_columns = min(3, len(panels)) if len(panels) != 4 else 2
     num_rows = math.ceil(len(panels) / num_columns)
-    with _figure(out, (4.0 * num_columns, 3.1 * num_rows)) as figure:
+    with saved_figure(out, (4.0 * num_columns, 3.1 * num_rows)) as figure:
         for index, (title, ylabel, drawn) in enumerate(panels):
             ax = figure.add_subplot(num_rows, num_columns, index + 1)
             for line, (name, y) in enumerate(drawn):
@@ -134,7 +134,7 @@ def error_against_labels(table_csv: Path, out: Path) -> None:
     method = np.array(table["method"], dtype=object)
     counts = np.unique(labels)
     log_y = errors.min() > 0 and errors.max() / errors.min() > 8
-    with _figure(out, (7.0, 4.4)) as figure:
+    with saved_figure(out, (7.0, 4.4)) as figure:
         ax = figure.add_subplot()
         handles, names = [], []
         for index, name in enumerate(methods):
@@ -154,7 +154,7 @@ def error_against_labels(table_csv: Path, out: Path) -> None:
                 linestyle="-" if index < len(_LINES) else "--",
             )  # fmt: skip
             handles.append(bars)
-            names.append(f"{_short(name)} ({_seeds(runs)})")
+            names.append(f"{shortened(name)} ({_seeds(runs)})")
         ax.set_xscale("log")
         if log_y:
             ax.set_yscale("log")
@@ -198,7 +198,7 @@ def confusion_matrix(confusion_csv: Path, out: Path) -> None:
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     error = 100 * (1 - np.trace(counts) / counts.sum())
     side = min(9.0, max(4.2, 0.46 * len(classes) + 1.6))
-    with _figure(out, (side + 1.0, side)) as figure:
+    with saved_figure(out, (side + 1.0, side)) as figure:
         ax = figure.add_subplot()
         ax.grid(False)
         image = ax.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
@@ -212,7 +212,7 @@ def confusion_matrix(confusion_csv: Path, out: Path) -> None:
                 )  # fmt: skip
         step = math.ceil(len(classes) / 40)
         ticks = list(range(0, len(classes), step))
-        names = [_short(classes[tick]) for tick in ticks]
+        names = [shortened(classes[tick]) for tick in ticks]
         size = 10.0 if len(ticks) <= 20 else 7.0
         ax.set_yticks(ticks, names, fontsize=size)
         upright = max(len(name) for name in names) <= 3 and len(ticks) <= 20
@@ -250,7 +250,7 @@ def latent_map(
     name = {"r": "r, invariant: should cluster by class", "v_mean": "v, equivariant: should not cluster by class"}
     classes = _ordered(set(labels))
     index = np.array([classes.index(label) for label in labels])
-    with _figure(out, (11.0, 4.9)) as figure:
+    with saved_figure(out, (11.0, 4.9)) as figure:
         for panel, (title, points, axis_names) in enumerate(maps):
             ax = figure.add_subplot(1, 2, panel + 1)
             ax.grid(False)
@@ -264,7 +264,7 @@ def latent_map(
                 Line2D([], [], linestyle="", marker=_MARKERS[i // len(_CLASSES)], color=_CLASSES[i % len(_CLASSES)])
                 for i in range(len(classes))
             ]
-            names = [_short(label) for label in classes]
+            names = [shortened(label) for label in classes]
             figure.legend(handles, names, loc="outside right center", title="class", markerscale=1.1)
         else:
             figure.supxlabel(f"colour: {len(classes)} classes in the order of their names", fontsize=9)
@@ -300,7 +300,7 @@ def image_grid(
             y, x = row * step_y, column * step_x
             canvas[y : y + height * scale, x : x + width * scale] = block
     size = (canvas.shape[1] / DPI, canvas.shape[0] / DPI)
-    with _figure(out, size, crop=True) as figure:
+    with saved_figure(out, size, crop=True) as figure:
         ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         ax.grid(False)
         ax.imshow(canvas.repeat(3 // channels, axis=2), interpolation="none", aspect="auto")
@@ -310,9 +310,9 @@ def image_grid(
         ax.tick_params(length=0, labeltop=True, labelbottom=False)
         if row_labels is not None:
             centres = [row * step_y + height * scale / 2 for row in range(rows)]
-            ax.set_yticks(centres, [_short(label) for label in row_labels])
+            ax.set_yticks(centres, [shortened(label) for label in row_labels])
         if column_labels is not None:
-            names = [_short(label) for label in column_labels]
+            names = [shortened(label) for label in column_labels]
             wide = max(len(name) for name in names) * 12 > step_x
             centres = [column * step_x + width * scale / 2 for column in range(columns)]
             ax.set_xticks(centres, names, rotation=90 if wide else 0)
@@ -344,7 +344,7 @@ def calibration(calibration_csv: Path, out: Path) -> None:
             )
     gap = np.abs(accuracy - confidence)[filled]
     ece = float(np.sum(gap * count[filled]) / count.sum())
-    with _figure(out, (5.2, 6.0)) as figure:
+    with saved_figure(out, (5.2, 6.0)) as figure:
         axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         top, bottom = axes
         top.plot([0, 1], [0, 1], color="#777777", linestyle="--", label="perfectly calibrated")
@@ -362,7 +362,7 @@ def calibration(calibration_csv: Path, out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _figure(out: Path, size: tuple[float, float], crop: bool = False) -> Iterator[Figure]:
+def saved_figure(out: Path, size: tuple[float, float], crop: bool = False) -> Iterator[Figure]:
     """A figure of so many inches, saved to `out` when the block ends well; `crop` fits the file to what is drawn."""
     with matplotlib.rc_context():
         # A user's own matplotlibrc must not change the bytes.
@@ -420,7 +420,7 @@ def _ordered(names: set[str]) -> list[str]:
     return sorted(names, key=key)
 
 
-def _short(name: str) -> str:
+def shortened(name: str) -> str:
     """One line of at most 24 letters."""
     line = " ".join(name.split())
     return line if len(line) <= 24 else line[:23] + "…"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+
+import torch
 
 from ie_model.artifact import save_artifact
 from pipeline.files import atomic_folder
@@ -29,9 +32,16 @@ def oracle_folder(params: Params, project: Path, log: Log) -> Path:
     if not folder.is_dir():
         log(f"oracle: {params.evaluate.oracle_steps} steps with all labels")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        trainer = Trainer(job, TrialSession(folder.with_suffix(".checkpoint"), job))
-        last = trainer.run()
+        checkpoint = folder.with_suffix(".checkpoint")
+        threads = torch.get_num_threads()
+        try:
+            trainer = Trainer(job, TrialSession(checkpoint, job))
+            last = trainer.run()
+        finally:
+            # The trainer sets its own: what is measured next must not depend on whether an oracle was there.
+            torch.set_num_threads(threads)
         with atomic_folder(folder) as part:
             save_artifact(part, trainer.artifact())
+        shutil.rmtree(checkpoint, ignore_errors=True)
         log(f"oracle: val error {last['val_error']:.2f} %")
     return folder

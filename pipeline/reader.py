@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ class SplitData:
     spec: DataSpec
     keys: list[str]
     x: Tensor
-    """As stored (`uint8`), `[N, *spec.shape]`."""
+    """As stored, `[N, *spec.shape]`; series are NaN past their end."""
 
     y: IntArray
     """Class index, -1 where not known, `[N]`."""
@@ -45,15 +47,16 @@ def load_split(
         DataError: a shard is missing or damaged, or holds another number of examples than the manifest says.
     """
     described = manifest.splits[split]
-    x = np.empty((described.samples, *manifest.spec.shape), dtype=np.uint8)
+    spec = manifest.spec
+    x = np.empty((described.samples, *spec.shape), dtype=spec.dtype)
     keys: list[str] = []
     y = np.full(described.samples, -1, dtype=np.int64)
     for shard in described.shards:
         start = len(keys)
-        for example in iter_shard(folder / shard.path, manifest.spec, manifest.encoding):
+        for example in iter_shard(folder / shard.path, spec, manifest.encoding):
             if len(keys) - start >= shard.samples:
                 raise DataError(f"{folder / shard.path}: more examples than the manifest's {shard.samples}")
-            x[len(keys)] = example.x
+            x[len(keys)] = padded(example.x, spec)
             if example.y is not None:
                 y[len(keys)] = example.y
             keys.append(example.key)
@@ -65,7 +68,16 @@ def load_split(
     order = np.argsort(np.array(keys))
     if log is not None:
         log(f"read {len(keys)} {split} examples")
-    return SplitData(manifest.spec, [keys[i] for i in order], torch.from_numpy(x[order]), y[order])
+    return SplitData(spec, [keys[i] for i in order], torch.from_numpy(x[order]), y[order])
+
+
+def padded(x: npt.NDArray[Any], spec: DataSpec) -> npt.NDArray[Any]:
+    """An example in the spec's shape: a series is filled up with NaN, others have it already."""
+    if spec.kind != "series" or x.shape == spec.shape:
+        return x
+    full = np.full(spec.shape, np.nan, dtype=x.dtype)
+    full[:, : x.shape[1]] = x
+    return full
 
 
 @dataclass(frozen=True)

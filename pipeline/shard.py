@@ -15,7 +15,17 @@ from pipeline.files import atomic_folder, remove_leftovers, sha256_file, write_j
 from pipeline.jobs import shards_folder
 from pipeline.params import Params
 from pipeline.progress import Log, Meter
-from pipeline.shards import FORMAT, MANIFEST, Encoding, Manifest, Split, SplitName, encode_example, write_shard
+from pipeline.shards import (
+    FORMAT,
+    MANIFEST,
+    Encoding,
+    Manifest,
+    Split,
+    SplitName,
+    check_example,
+    encode_example,
+    write_shard,
+)
 from pipeline.sources import SOURCES, Example, Source
 
 
@@ -33,12 +43,13 @@ def shard(params: Params, project: Path, log: Log) -> Path:
     checksums = check_raw_files(source, raw)
     out = shards_folder(params, project)
     remove_leftovers(out)
-    spec, encoding = source.spec(raw), params.data.encoding
+    spec = source.spec(raw)
+    encoding: Encoding = params.data.encoding if spec.kind == "image" else "npy"
     meter = Meter("shard", source.num_train, "train examples")
     train = _encode(source.examples(raw, "train"), spec, encoding, meter)
     meter.close()
     labels = {key: y for key, (_, y) in train.items()}
-    val_keys = choose_val(labels, spec.num_classes, params.data.val_size, params.data.split_seed)
+    val_keys = choose_val(labels, spec.num_classes, params.data.num_val, params.data.split_seed)
     parts: dict[SplitName, dict[str, tuple[dict[str, Any], int | None]]] = {
         "train": {key: value for key, value in train.items() if key not in val_keys},
         "val": {key: value for key, value in train.items() if key in val_keys},
@@ -57,6 +68,7 @@ def shard(params: Params, project: Path, log: Log) -> Path:
             source_files=checksums,
             spec=spec,
             encoding=encoding,
+            vocabulary=source.vocabulary(raw) if spec.kind == "counts" else (),
             split_seed=params.data.split_seed,
             splits=splits,
         )
@@ -116,9 +128,10 @@ def _encode(
     for example in examples:
         if example.key in result:
             raise DataError(f"the key {example.key!r} occurs twice")
-        if example.x.dtype != np.uint8 or example.x.shape != spec.shape:
-            found = f"{example.x.dtype} of shape {list(example.x.shape)}"
-            raise DataError(f"example {example.key!r}: {found}, expected uint8 of {list(spec.shape)}")
+        try:
+            check_example(example.x, spec)
+        except ValueError as error:
+            raise DataError(f"example {example.key!r}: {error}") from error
         if example.y is not None and not 0 <= example.y < spec.num_classes:
             raise DataError(f"example {example.key!r}: class {example.y}; allowed: 0 to {spec.num_classes - 1}")
         result[example.key] = encode_example(example, encoding), example.y

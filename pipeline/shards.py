@@ -1,12 +1,15 @@
 """Webdataset tars and the manifest that describes them: write, read, verify.
 
-A sample is `<key>.png` or `<key>.npy` and, where the label is known, `<key>.cls` with the class index in ASCII. The
-manifest is what DVC hashes and what every reader trusts, after `verify_shards` has checked it against the tars.
+A sample is `<key>.png` or `<key>.npy` and, where the label is known, `<key>.cls` with the class index in ASCII. Images
+are PNGs or arrays; a series is an array `[C, length]`, not padded; counts are an array `[2, n]` of the words that occur
+and how often. The manifest is what DVC hashes and what every reader trusts, after `verify_shards` has checked it
+against the tars.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import struct
@@ -84,6 +87,9 @@ class Manifest(BaseModel):
 
     spec: DataSpec
     encoding: Encoding
+    vocabulary: tuple[str, ...] = ()
+    """The W words of counts, in the order of their values; empty for other kinds."""
+
     split_seed: int
     splits: dict[SplitName, Split]
 
@@ -100,7 +106,10 @@ def encode_example(example: Example, encoding: Encoding) -> dict[str, Any]:
             f"key {example.key!r}: allowed are up to 80 letters, digits, '_' and '-', the first no '_' or '-'"
         )
     buffer = io.BytesIO()
-    if encoding == "png":
+    if encoding == "npy" and example.x.dtype == np.int32:
+        words = np.flatnonzero(example.x)
+        np.save(buffer, np.stack([words.astype(np.int32), example.x[words]]), allow_pickle=False)
+    elif encoding == "png":
         # Images of one channel are stored grey. A fixed, low compression level: the same bytes every time, quickly.
         pixels = example.x[0] if example.x.shape[0] == 1 else example.x.transpose(1, 2, 0)
         Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "png", compress_level=3)
@@ -110,6 +119,28 @@ def encode_example(example: Example, encoding: Encoding) -> dict[str, Any]:
     if example.y is not None:
         sample["cls"] = str(example.y).encode()
     return sample
+
+
+def check_example(x: npt.NDArray[Any], spec: DataSpec) -> None:
+    """Whether values are what the spec says.
+
+    Raises:
+        ValueError: says what was found and what is expected.
+    """
+    found = f"{x.dtype} of shape {list(x.shape)}"
+    if spec.kind == "series":
+        channels, longest = spec.shape
+        if x.dtype != np.float32 or x.ndim != 2 or x.shape[0] != channels or not 1 <= x.shape[1] <= longest:
+            raise ValueError(f"{found}, expected float32 of [{channels}, 1 to {longest}]")
+        if np.isinf(x).any():
+            raise ValueError("an infinite value")
+        if np.isnan(x).all():
+            raise ValueError("no value that is known")
+        return
+    if x.dtype != np.dtype(spec.dtype) or x.shape != spec.shape:
+        raise ValueError(f"{found}, expected {spec.dtype} of {list(spec.shape)}")
+    if spec.kind == "counts" and x.min() < 0:
+        raise ValueError(f"a negative count, {x.min()}")
 
 
 def write_shard(path: Path, samples: Sequence[dict[str, Any]]) -> Shard:
@@ -267,7 +298,7 @@ def _decode_png(data: bytes, where: str, spec: DataSpec) -> npt.NDArray[np.uint8
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _decode_npy(data: bytes, where: str, spec: DataSpec) -> npt.NDArray[np.uint8]:
+def _decode_npy(data: bytes, where: str, spec: DataSpec) -> npt.NDArray[Any]:
     # Not np.load: it would open zip archives too, and reserve whatever size the header states.
     file = io.BytesIO(data)
     try:
@@ -277,12 +308,48 @@ def _decode_npy(data: bytes, where: str, spec: DataSpec) -> npt.NDArray[np.uint8
     except (ValueError, TypeError, EOFError, OSError, RecursionError, tokenize.TokenError) as error:
         # The header is a Python literal: each of these is what numpy raises for some damage to it.
         raise DataError(f"{where}: .npy cannot be decoded ({error})") from error
-    if shape != spec.shape or dtype != np.uint8 or fortran_order:
-        raise DataError(f"{where}: {dtype} of shape {list(shape)}, the manifest says uint8 of {list(spec.shape)}")
+    if dtype != np.dtype(spec.dtype) or fortran_order or not _shape_fits(shape, spec):
+        raise DataError(f"{where}: {dtype} of shape {list(shape)}, the manifest says {_stored_shape(spec)}")
     values = file.read()
-    if len(values) != spec.num_values:
-        raise DataError(f"{where}: .npy holds {len(values)} of {spec.num_values} bytes")
-    return np.frombuffer(values, dtype=np.uint8).reshape(shape)
+    size = math.prod(shape)
+    if len(values) != size * dtype.itemsize:
+        raise DataError(f"{where}: .npy holds {len(values)} of {size * dtype.itemsize} bytes")
+    x: npt.NDArray[Any] = np.frombuffer(values, dtype=dtype).reshape(shape)
+    try:
+        if spec.kind == "counts":
+            x = _dense_counts(x, spec.shape[0])
+        check_example(x, spec)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+    return x
+
+
+def _shape_fits(shape: tuple[int, ...], spec: DataSpec) -> bool:
+    """Whether a stored array can be an example, before its values are looked at."""
+    if spec.kind == "series":
+        return len(shape) == 2 and shape[0] == spec.shape[0] and 1 <= shape[1] <= spec.shape[1]
+    if spec.kind == "counts":
+        return len(shape) == 2 and shape[0] == 2 and shape[1] <= spec.shape[0]
+    return shape == spec.shape
+
+
+def _stored_shape(spec: DataSpec) -> str:
+    if spec.kind == "series":
+        return f"{spec.dtype} of [{spec.shape[0]}, 1 to {spec.shape[1]}]"
+    if spec.kind == "counts":
+        return f"{spec.dtype} of [2, at most {spec.shape[0]}]"
+    return f"{spec.dtype} of {list(spec.shape)}"
+
+
+def _dense_counts(pairs: npt.NDArray[np.int32], num_words: int) -> npt.NDArray[np.int32]:
+    words, counts = pairs
+    if words.size and (words.min() < 0 or words.max() >= num_words or (np.diff(words) <= 0).any()):
+        raise ValueError(f"words are not rising indices below {num_words}")
+    if (counts < 1).any():
+        raise ValueError("a word that does not occur")
+    dense = np.zeros(num_words, dtype=np.int32)
+    dense[words] = counts
+    return dense
 
 
 def _raise(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -105,12 +106,13 @@ def style(
     splits = [(split.x[:num], split.y[:num]) for split in (train, test)]
     still = [encode_codes(artifact, x, size, device) for x, _ in splits]
     rows: list[Measure] = []
+    has_r = artifact.model.num_codes > 1  # the plain VAE has none
     for kind in _MAPS:
         maps = [random_maps(kind, len(x), shape, rng) for x, _ in splits]
         moved = [encode_codes(artifact, x, size, device, m.matrices) for (x, _), m in zip(splits, maps, strict=True)]
-        rows += _readings(kind, still, moved, maps, [y for _, y in splits], settings)
+        rows += _readings(kind, still, moved, maps, [y for _, y in splits], settings, has_r=has_r)
         if kind == "rotation":
-            rows += _invariance(splits[1][0], splits[1][1], still[1], moved[1], maps[1].matrices, size)
+            rows += _invariance(splits[1][0], splits[1][1], still[1], moved[1], maps[1].matrices, size, has_r=has_r)
     return rows + _linear_action(artifact, splits, still, settings, device)
 
 
@@ -121,6 +123,8 @@ def _readings(
     maps: list[Maps],
     y: list[npt.NDArray[np.int64]],
     settings: EvaluateParams,
+    *,
+    has_r: bool = True,
 ) -> list[Measure]:
     """R^2 per output of reading g from [z(x), z(gx)]."""
     rows = []
@@ -128,8 +132,6 @@ def _readings(
     outputs, floor = maps[0].outputs, equivariance.constant_floor(maps[0].g, maps[1].g)
     for output, value in zip(outputs, floor, strict=True):
         rows.append(Measure(f"r2_{output}_constant", float(value), "", "style", "constant predictor: the floor"))
-
-    has_r = still[0].f.shape[1] > 1  # the plain VAE has none
 
     def read(name: str, z: str, fit: npt.NDArray[np.bool_], score: npt.NDArray[np.bool_], better: Better) -> None:
         probes: tuple[Probe, ...] = ("linear", "mlp") if name == "v" else ("mlp",)
@@ -163,21 +165,30 @@ def _readings(
 
 
 def _invariance(
-    x: Tensor, y: npt.NDArray[np.int64], still: Codes, moved: Codes, matrices: Tensor, batch_size: int
+    x: Tensor,
+    y: npt.NDArray[np.int64],
+    still: Codes,
+    moved: Codes,
+    matrices: Tensor,
+    batch_size: int,
+    *,
+    has_r: bool,
 ) -> list[Measure]:
     """How far a rotation moves f_inv(x) against how far another class is, beside raw pixels."""
     pixels = torch.cat(list(in_batches(x, batch_size)))
     flat, flat_moved = pixels.flatten(1).numpy(), affine(pixels, matrices).flatten(1).numpy()
     rows = []
     codes = [("v", still.v, moved.v), ("pixels", flat, flat_moved)]
-    if still.f.shape[1] > 1:
+    if has_r:
         codes.append(("f", still.f, moved.f))
     for name, z, z_moved in codes:
         better: Better = "lower" if name == "f" else ""
-        ratio = equivariance.invariance_ratio(z, z_moved, y)
-        rows.append(Measure(f"invariance_ratio_{name}", ratio, better, "invariance", "raw pixels"))
-        ratio = equivariance.within_between_ratio(z, y)
-        rows.append(Measure(f"within_between_{name}", ratio, better, "invariance", "raw pixels"))
+        # A code that has collapsed has no distance between classes, and so no ratio: the row is left out.
+        with contextlib.suppress(ValueError):
+            ratio = equivariance.invariance_ratio(z, z_moved, y)
+            rows.append(Measure(f"invariance_ratio_{name}", ratio, better, "invariance", "raw pixels"))
+            ratio = equivariance.within_between_ratio(z, y)
+            rows.append(Measure(f"within_between_{name}", ratio, better, "invariance", "raw pixels"))
     return rows
 
 

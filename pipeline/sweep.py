@@ -106,7 +106,7 @@ def sweep(params: Params, project: Path, log: Log, *, fresh: bool = False, out: 
     log(f"sweep: {len(trials)} trials, {len(trials) - len(waiting)} already finished")
     failures = _run(waiting, store, params, project, log) if waiting else {}
     out = out or project / "results" / "sweep"
-    _publish(trials, store, failures, out, log)
+    _publish(trials, store, failures, out, log, measured_as)
     return out
 
 
@@ -279,19 +279,20 @@ class _Watcher:
         self._meter.close()
 
 
-def _publish(trials: list[Trial], store: Path, failures: dict[str, str], out: Path, log: Log) -> None:
+def _publish(trials: list[Trial], store: Path, failures: dict[str, str], out: Path, log: Log, measured_as: str) -> None:
     """results/sweep: a row a trial, means over seeds, the plot."""
     rows: list[dict[str, Any]] = []
     kept_measures: dict[str, dict[str, float]] = {}
     seconds = 0.0
     for trial in trials:
         path = store / trial.job.fingerprint / "result.json"
-        if path.is_file():
+        # An older result with other measures is not what was asked for.
+        if _is_finished(path.parent, measured_as):
             result = _read_result(path)
             seconds += result.seconds
             more = {"fingerprint", "seconds", "measures", "measured_as"}
             measured = result.model_dump(exclude=more, exclude_none=True)
-            kept_measures[trial.job.fingerprint] = result.measures
+            kept_measures[trial.job.fingerprint] = result.measures if measured_as else {}
             row = {name: round(value, 6) if isinstance(value, float) else value for name, value in measured.items()}
             row |= {"status": "finished", "error": ""}
         else:

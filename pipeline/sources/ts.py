@@ -1,0 +1,201 @@
+"""The .ts format of time series with a class each, and what data sets in it share: a train and a test file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ie_model.spec import DataSpec
+from pipeline.errors import DataError
+from pipeline.sources.base import Example, RawFile, RawSplit
+
+_KEYS = (
+    "problemname",
+    "timestamps",
+    "missing",
+    "univariate",
+    "dimensions",
+    "equallength",
+    "serieslength",
+    "classlabel",
+    "data",
+)
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One series of a .ts file."""
+
+    x: npt.NDArray[np.float64]
+    """`[C, length]`; missing values are NaN."""
+
+    y: int
+    """Index of its label."""
+
+    line: int
+    """Where it stands in the file, from 1."""
+
+
+def read_ts(path: Path, num_channels: int, labels: tuple[str, ...]) -> list[Case]:
+    """The cases of a .ts file, in its order.
+
+    Layout: `#` comments; `@` lines, of which `@classLabel true LABEL...` is needed and `@data` the last; then a case a
+    line, its dimensions separated by `:` and their values by `,`, its label last. A value may be `?` or NaN.
+
+    Raises:
+        DataError: the file is missing, or a line is not what the format says; the message names file and line.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except FileNotFoundError as error:
+        raise DataError(f"raw file is missing: {path}; run `ie fetch`") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file ({error.reason})") from error
+    start, length = _read_header(path, lines, num_channels, labels)
+    cases = []
+    for number, line in enumerate(lines[start:], start + 1):
+        if line.strip():
+            x, label = _read_case(line, f"{path}: line {number}", num_channels)
+            if label not in labels:
+                raise DataError(f"{path}: line {number}: label {label!r}, expected one of: {', '.join(labels)}")
+            if length not in (None, x.shape[1]):
+                raise DataError(f"{path}: line {number}: length {x.shape[1]}, the file's header says {length}")
+            cases.append(Case(x, labels.index(label), number))
+    if not cases:
+        raise DataError(f"{path}: line {len(lines)}: the file ends without a case")
+    return cases
+
+
+def _read_header(path: Path, lines: list[str], num_channels: int, labels: tuple[str, ...]) -> tuple[int, int | None]:
+    """The number of lines up to and with `@data`, and the length of all cases if the header tells it."""
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        text, where = line.strip(), f"{path}: line {number}"
+        if not text or text.startswith("#"):
+            continue
+        if not text.startswith("@"):
+            raise DataError(f"{where}: neither a comment nor a line of the header (@...), and @data has not come yet")
+        key, _, value = text[1:].partition(" ")
+        key, value = key.lower(), value.strip()
+        if key not in _KEYS or key in found:
+            raise DataError(f"{where}: @{key} is {'there twice' if key in found else 'not known'}")
+        found[key] = value
+        if key == "timestamps" and value.lower() != "false":
+            raise DataError(f"{where}: @timeStamps is {value!r}; series with time stamps cannot be read")
+        if key == "dimensions" and value != str(num_channels):
+            raise DataError(f"{where}: @dimensions is {value!r}, expected {num_channels}")
+        if key == "serieslength" and not re.fullmatch("[0-9]{1,9}", value):
+            raise DataError(f"{where}: @seriesLength is {value!r}, expected a number")
+        if key == "classlabel" and (value.split()[:1] != ["true"] or set(value.split()[1:]) != set(labels)):
+            raise DataError(f"{where}: @classLabel is {value!r}, expected: true {' '.join(labels)}")
+        if key == "data":
+            if "classlabel" not in found:
+                raise DataError(f"{where}: @classLabel has not come before @data")
+            equal = found.get("equallength", "").lower() == "true" and "serieslength" in found
+            return number, int(found["serieslength"]) if equal else None
+    raise DataError(f"{path}: line {len(lines)}: the file ends without @data")
+
+
+def _read_case(line: str, where: str, num_channels: int) -> tuple[npt.NDArray[np.float64], str]:
+    *dimensions, label = line.split(":")
+    if len(dimensions) != num_channels:
+        raise DataError(f"{where}: {len(dimensions)} dimensions, expected {num_channels}")
+    rows = [[_read_value(text.strip(), where) for text in dimension.split(",")] for dimension in dimensions]
+    if len({len(row) for row in rows}) != 1:
+        raise DataError(f"{where}: dimensions of unequal lengths, {sorted({len(row) for row in rows})}")
+    return np.array(rows), label.strip()
+
+
+def _read_value(text: str, where: str) -> float:
+    if _NUMBER.fullmatch(text):
+        value = float(text)
+        if abs(value) <= _LARGEST:
+            return value
+    elif text == "?" or text.lower() == "nan":
+        return float("nan")
+    elif not _INFINITE.fullmatch(text):
+        raise DataError(f"{where}: {text[:40]!r} is not a number")
+    raise DataError(f"{where}: {text[:40]!r} is infinite, or too large for float32")
+
+
+@dataclass(frozen=True)
+class TsSeries:
+    """See `pipeline.sources.base.Source`."""
+
+    name: str
+    labels: dict[str, str]
+    """Names of the classes, in their order, by label in the files."""
+
+    train: RawFile
+    test: RawFile
+    num_channels: int
+    length: int
+    """The longest of both files."""
+
+    num_train: int
+    bundled: bool = False
+
+    @property
+    def files(self) -> tuple[RawFile, ...]:
+        return (self.train, self.test)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.labels)
+
+    def write_bundled(self, folder: Path) -> None:
+        raise DataError(f"{self.name} comes with no installed package")
+
+    def spec(self, raw: Path) -> DataSpec:
+        return DataSpec(
+            kind="series",
+            shape=(self.num_channels, self.length),
+            dtype="float32",
+            classes=tuple(self.labels.values()),
+            likelihood="gaussian",
+        )
+
+    def vocabulary(self, raw: Path) -> tuple[str, ...]:
+        return ()
+
+    def examples(self, raw: Path, split: RawSplit) -> Iterator[Example]:
+        train = self._read(raw / self.train.name)
+        # From train alone, for test too: what is known of test must not shape what the model sees.
+        mean, deviation = _scales(raw / self.train.name, train)
+        path = raw / (self.train if split == "train" else self.test).name
+        for i, case in enumerate(train if split == "train" else self._read(path)):
+            with np.errstate(over="ignore"):
+                x = ((case.x - mean) / deviation).astype(np.float32)
+            if np.isinf(x).any():
+                raise DataError(f"{path}: line {case.line}: a value is too far from train's for float32")
+            yield Example(f"{split}-{i:06d}", x, case.y)
+
+    def _read(self, path: Path) -> list[Case]:
+        cases = read_ts(path, self.num_channels, tuple(self.labels))
+        for case in cases:
+            if case.x.shape[1] > self.length:
+                raise DataError(
+                    f"{path}: line {case.line}: length {case.x.shape[1]}, {self.name}'s longest is {self.length}"
+                )
+        return cases
+
+
+def _scales(path: Path, cases: list[Case]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and deviation of each channel over all times of all cases, `[C, 1]` each."""
+    values = np.concatenate([case.x for case in cases], axis=1)
+    for channel, missing in enumerate(np.isnan(values).all(axis=1)):
+        if missing:
+            raise DataError(f"{path}: dimension {channel + 1} has no value in any case")
+    low, high, mean, deviation = (
+        f(values, axis=1, keepdims=True) for f in (np.nanmin, np.nanmax, np.nanmean, np.nanstd)
+    )
+    # A dimension that never changes becomes 0; its deviation is no more than rounding, which would be blown up.
+    return np.where(low == high, low, mean), np.where(low == high, 1.0, deviation)

@@ -1,0 +1,107 @@
+"""`ie shards verify` names all that is wrong; `ie shards show` says what is there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from ie_model.spec import DataSpec
+from pipeline.errors import DataError
+from pipeline.files import write_json
+from pipeline.inspection import show, verify
+from pipeline.shards import Manifest, Split, encode_example, read_manifest, write_shard
+from pipeline.sources import Example
+from tests.project import run, small_params
+
+
+@pytest.fixture
+def shards(digits_project: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(digits_project / "data" / "shards" / "digits", tmp_path / "shards"))
+
+
+def test_whole_shards_are_said_to_be_whole(shards: Path) -> None:
+    lines: list[str] = []
+    assert verify(shards, lines.append) == 1797
+    assert lines == ["verify: 1797 examples in 4 shards, all whole"]
+
+
+def test_everything_that_is_wrong_is_named_not_the_first_thing_alone(shards: Path) -> None:
+    (shards / "val-000000.tar").unlink()
+    with (shards / "train-000001.tar").open("r+b") as file:
+        file.truncate(5000)
+    with (shards / "test-000000.tar").open("ab") as file:
+        file.write(bytes(1024))
+    shutil.copy(shards / "train-000000.tar", shards / "stranger.tar")
+    lines: list[str] = []
+    with pytest.raises(DataError, match=r"4 thing\(s\) wrong"):
+        verify(shards, lines.append)
+    text = "\n".join(lines)
+    for expected in ("val-000000.tar", "train-000001.tar", "test-000000.tar: damaged", "stranger.tar: not in the"):
+        assert expected in text
+
+
+def test_a_label_that_is_another_class_than_the_manifest_counted_is_found(shards: Path) -> None:
+    manifest = read_manifest(shards)
+    split = manifest.splits["val"]
+    counts = split.class_counts | {"0": split.class_counts["0"] + 1, "1": split.class_counts["1"] - 1}
+    changed = manifest.model_copy(
+        update={"splits": manifest.splits | {"val": split.model_copy(update={"class_counts": counts})}}
+    )
+    write_json(shards / "manifest.json", changed.model_dump(mode="json"))
+    lines: list[str] = []
+    with pytest.raises(DataError):
+        verify(shards, lines.append)
+    assert "split val has classes" in lines[0]
+
+
+def test_show_prints_every_class_and_draws_examples(shards: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    show(shards, tmp_path / "out.png", lines.append)
+    text = "\n".join(lines)
+    assert "image of [1, 8, 8] uint8, bernoulli" in lines[0]
+    assert sum(line.startswith(f"{c} ") for line in lines for c in "0123456789") == 10
+    assert "1,237" in text
+    assert (tmp_path / "out.png").stat().st_size > 5000
+
+
+def test_show_of_counts_names_frequent_words(tmp_path: Path) -> None:
+    spec = DataSpec(kind="counts", shape=(3,), dtype="int32", classes=("a", "b"), likelihood="multinomial")
+    x = np.array([1, 0, 5], dtype=np.int32)
+    splits = {}
+    for name in ("train", "val", "test"):
+        made = [encode_example(Example(f"{name}-{i}", x, i), "npy") for i in range(2)]
+        shard = write_shard(tmp_path / f"{name}-000000.tar", made)
+        splits[name] = Split(samples=2, class_counts={"a": 1, "b": 1}, shards=(shard,))
+    manifest = Manifest.model_validate(
+        {
+            "format": 1,
+            "source": "s",
+            "source_files": {},
+            "spec": spec,
+            "encoding": "npy",
+            "vocabulary": ("oil", "bank", "wheat"),
+            "split_seed": 0,
+            "splits": splits,
+        }
+    )
+    write_json(tmp_path / "manifest.json", manifest.model_dump(mode="json"))
+    lines: list[str] = []
+    show(tmp_path, tmp_path / "out.png", lines.append)
+    assert lines[-1] == "most frequent words: wheat, oil, bank"
+    assert verify(tmp_path, lines.append) == 6
+
+
+def test_the_commands_find_the_shards_of_the_params(digits_project: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_project / "data" / "shards", tmp_path / "data" / "shards")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(small_params()))
+    done = run(tmp_path, "ie", "shards", "verify")
+    assert done.returncode == 0, done.stderr
+    assert "all whole" in done.stdout
+    missing = run(tmp_path, "ie", "shards", "verify", "nowhere")
+    assert missing.returncode == 4
+    assert missing.stderr.startswith("error: ")
