@@ -34,7 +34,8 @@ EXTENDED = {"batch_size": 128, "learning_rate": 0.0015}
 def _table(epochs: int, counts: list[Any], methods: list[str], **more: Any) -> dict[str, Any]:
     """Three label subsets of each cell, every measure of each trial; one probe seed, as there are three runs."""
     grid = {"label_counts": counts, "methods": methods, "seeds": SEEDS, "epochs": epochs, "measures": "all"}
-    return {"sweep": grid, "evaluate": {"probe_seeds": [0]}, **more}
+    measured = {"probe_seeds": [0], "probe_points": 10000, "style_points": 5000}
+    return {"sweep": grid, "evaluate": measured, **more}
 
 
 TABLES: dict[str, dict[str, Any]] = {
