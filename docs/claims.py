@@ -19,6 +19,8 @@ from pipeline.provenance import commit, hardware  # noqa: E402
 
 CLAIMS = REPOSITORY / "docs/results/claims.json"
 LABELS_OF_ALL = ("55000",)
+# Tables that hold the methods of another one under other settings.
+SUFFIXES = {"mnist-ablations": "-short-run", "mnist-kl-warmup": "-kl-warmup"}
 # Measure of a sweep's trial -> end of the claim's name, unit, better, digits.
 MEASURES = {
     "test_error_classifier_pct": ("test-error", "%", "lower", 2),
@@ -146,8 +148,7 @@ def table_claims() -> list[dict[str, Any]]:
                     continue
                 suffix, unit, better, digits = MEASURES[measure]
                 name = f"{source}-{count}-{method.replace('_', '-')}-{suffix}"
-                # The ablations run shorter than the tables of the same methods.
-                name += "-short-run" if folder.name == "mnist-ablations" else ""
+                name += SUFFIXES.get(folder.name, "")
                 row = {
                     "name": name,
                     "value": round(statistics.mean(values), digits),
@@ -199,7 +200,7 @@ def comparison(rows: list[dict[str, Any]]) -> str:
                 texts = []
                 for method in methods:
                     name = f"{source}-{count}-{method.replace('_', '-')}-{suffix}"
-                    found = [row for row in mine if row["name"] in (name, f"{name}-short-run")]
+                    found = [row for row in mine if row["name"] == name + SUFFIXES.get(folder.name, "")]
                     texts.append(mark(found[0]) if found else "")
                 if any(texts):
                     parts.append(f"| {suffix.replace('-', ' ')}, {unit} | {' | '.join(texts)} |\n")

@@ -22,7 +22,7 @@ ALL: tuple[Method, ...] = get_args(Method)
 
 # These change a number or a part that a configuration has anyway, so nothing tells them from the plain objective with
 # that number or part.
-LIKE_PLAIN = ("fixed_m", "network_classifier", "exact_sum", "no_warmup", "free_bits")
+LIKE_PLAIN = ("fixed_m", "network_classifier", "exact_sum", "kl_warmup", "free_bits")
 
 # Values that no method sets, so that each of those shows; which ones are shipped is a matter of tuning.
 PINNED = {"prune": 0.01, "support_min": 3, "support_max": 7, "kl_warmup": 0.3, "free_bits": 0.0}
@@ -80,7 +80,7 @@ OFF = {"extended.enabled": False}
         ("fixed_m", {"objective.support_min": 2, "objective.support_max": 2, **OFF}),
         ("network_classifier", {"model.classifier": "network", **OFF}),
         ("exact_sum", {"objective.prune": 0.0, **OFF}),
-        ("no_warmup", {"objective.kl_warmup": 0.0, **OFF}),
+        ("kl_warmup", {"objective.kl_warmup": 0.2, **OFF}),
         ("free_bits", {"objective.free_bits": 0.1, **OFF}),
     ],
 )
