@@ -43,8 +43,8 @@ _SUPERVISED: dict[str, Any] = {"model": {"classifier": "network"}, "objective": 
 _M2 = {"class_code": "one_hot", "classifier": "network"}
 
 METHODS: dict[Method, Changes] = {
-    "supervised": Changes("same encoder, cross-entropy on the labelled points", False, **_SUPERVISED),
-    "supervised_augmented": Changes("the same with augmentation and averaged weights", True, **_SUPERVISED),
+    "supervised": Changes("supervised, same encoder", False, **_SUPERVISED),
+    "supervised_augmented": Changes("supervised, same encoder, augmented", True, **_SUPERVISED),
     "plain": Changes("EquiVAE, plain objective", False),
     "extended": Changes("EquiVAE, extended objective", True),
     "m2": Changes("M2: one-hot class code, same networks", False, model=_M2),
