@@ -70,8 +70,8 @@ def open_examples(source: Path, spec: DataSpec, resize: bool) -> tuple[int, Iter
         return _from_array(source, spec)
     images = f"an image ({', '.join(IMAGE_SUFFIXES)}), a folder of images, " if spec.kind == "image" else ""
     raise DataError(
-        f"{source}: not something that can be embedded by a model of {spec.kind}; allowed: {images}a .npy array, a folder of "
-        "shards with its manifest.json"
+        f"{source}: not something that can be embedded by a model of {spec.kind}; allowed: {images}a .npy array, "
+        "a folder of shards with its manifest.json"
     )
 
 
