@@ -74,7 +74,8 @@ def test_an_experiment_with_other_labels_shows_up_in_metrics_diff_and_exp_show(p
     diff = json.loads(succeed(project, "dvc", "metrics", "diff", "--json"))
     changed = diff["results/evaluate/metrics.json"]
     assert changed["labels"] == {"old": 100, "new": 50, "diff": -50}
-    assert "test_error_classifier_pct" in changed
+    # Not the error: over 360 test points two models may well make as many mistakes.
+    assert {"bound_nats", "nll_nats"} <= set(changed)
     assert not [name for name in changed if "." in name], "flat names"
     shown = list(csv.DictReader(io.StringIO(succeed(project, "dvc", "exp", "show", "--csv"))))
     assert "fewer" in {row["Experiment"] for row in shown}
