@@ -282,19 +282,8 @@ class Deb(_Packages):
         # apt's own patience with a server that does not answer is minutes.
         options = ("Retries=1", f"http::Timeout={_TIMEOUT_S}", f"https::Timeout={_TIMEOUT_S}")
         command = ["apt-get", "-qq", *(f"-oAcquire::{option}" for option in options), "download", package]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                env=_english(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_PACKAGE_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
+        done = _run(command, folder)
+        if done is None:
             return f"apt-get download {package}: no answer in {_PACKAGE_TIMEOUT_S} s"
         packages = sorted(folder.glob("*.deb"))
         if done.returncode == 0 and packages:
@@ -305,6 +294,24 @@ class Deb(_Packages):
         if any(sign in answer for sign in _APT_LISTS):
             answer += "; apt's package lists may be missing or old: run `apt-get update`"
         return f"apt-get download {package}: {answer}"
+
+
+def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str] | None:
+    """A package tool's command in `folder`, its messages in English; None when it takes too long."""
+    try:
+        return subprocess.run(
+            command,
+            cwd=folder,
+            env=_english(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PACKAGE_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return None
 
 
 class Pypi(_Packages):
@@ -322,19 +329,8 @@ class Pypi(_Packages):
         command += ["--no-deps", "--no-binary", ":none:", "--only-binary", ":all:", "--disable-pip-version-check"]
         # pip's own patience with an index that does not answer is minutes.
         command += ["--retries", "1", "--timeout", str(_TIMEOUT_S)]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                env=_english(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_PACKAGE_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
+        done = _run(command, folder)
+        if done is None:
             return f"pip download {package}: no answer in {_PACKAGE_TIMEOUT_S} s"
         wheels = sorted(folder.glob("*.whl"))
         if done.returncode == 0 and wheels:
