@@ -19,8 +19,10 @@ from pipeline.latents import latent_writer
 from pipeline.models import read_model
 from pipeline.progress import Log, Meter
 from pipeline.reader import padded
-from pipeline.shards import check_example, iter_shard, read_manifest
+from pipeline.samples import check_example
+from pipeline.shards import read_manifest
 from pipeline.sources.base import Example
+from pipeline.tars import iter_shard
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 

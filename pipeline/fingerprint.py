@@ -25,7 +25,9 @@ TRAINING = (
     "pipeline.loop",
     "pipeline.ranks",
     "pipeline.reader",
+    "pipeline.samples",
     "pipeline.shards",
+    "pipeline.tars",
 )
 # What its measures are a function of as well.
 MEASURING = (

@@ -16,7 +16,8 @@ from pipeline.errors import DataError
 from pipeline.files import sha256_file
 from pipeline.progress import Log, Meter
 from pipeline.reader import load_split
-from pipeline.shards import Manifest, Shard, iter_shard, read_manifest
+from pipeline.shards import Manifest, Shard, read_manifest
+from pipeline.tars import iter_shard
 
 _PER_CLASS = 10
 

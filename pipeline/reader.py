@@ -15,7 +15,8 @@ from torch import Tensor
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
 from pipeline.labels import IntArray
-from pipeline.shards import Manifest, SplitName, iter_shard
+from pipeline.shards import Manifest, SplitName
+from pipeline.tars import iter_shard
 
 
 @dataclass(frozen=True)

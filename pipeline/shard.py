@@ -12,20 +12,12 @@ import numpy as np
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
 from pipeline.files import atomic_folder, remove_leftovers, sha256_file, write_json
+from pipeline.index import describe_split
 from pipeline.jobs import shards_folder
 from pipeline.params import Params
 from pipeline.progress import Log, Meter
-from pipeline.shards import (
-    FORMAT,
-    MANIFEST,
-    Encoding,
-    Manifest,
-    Split,
-    SplitName,
-    check_example,
-    encode_example,
-    write_shard,
-)
+from pipeline.samples import Encoding, check_example, encode_example
+from pipeline.shards import FORMAT, MANIFEST, Manifest, Split, SplitName, write_shard
 from pipeline.sources import SOURCES, Example, Source
 
 
@@ -61,7 +53,7 @@ def shard(params: Params, project: Path, log: Log) -> Path:
         splits: dict[SplitName, Split] = {}
         for name, samples in parts.items():
             num_shards = max(1, round(params.data.num_shards * len(samples) / len(parts["train"])))
-            splits[name] = _write_split(part, name, samples, num_shards, spec.classes, params.data.split_seed)
+            splits[name] = _write_split(part, name, samples, num_shards, spec, encoding, params.data.split_seed)
         manifest = Manifest(
             format=FORMAT,
             source=source.name,
@@ -142,10 +134,11 @@ def _encode(
 
 def _write_split(
     folder: Path,
-    name: str,
+    name: SplitName,
     samples: dict[str, tuple[dict[str, Any], int | None]],
     num_shards: int,
-    classes: tuple[str, ...],
+    spec: DataSpec,
+    encoding: Encoding,
     seed: int,
 ) -> Split:
     # An order by hash mixes the classes; dealing it out in turn makes shards equal to within one sample.
@@ -155,8 +148,7 @@ def _write_split(
         keys = order[i::num_shards]
         if keys:
             shards.append(write_shard(folder / f"{name}-{i:06d}.tar", [samples[key][0] for key in keys]))
-    counts = np.bincount([y for _, y in samples.values() if y is not None], minlength=len(classes)).tolist()
-    return Split(samples=len(samples), class_counts=dict(zip(classes, counts, strict=True)), shards=tuple(shards))
+    return describe_split(folder, name, shards, spec, encoding)
 
 
 def _rank(seed: int, group: str, key: str) -> str:

@@ -32,8 +32,8 @@ from pipeline.files import sha256_file
 from pipeline.params import parse_params
 from pipeline.shard import shard
 from pipeline.shards import read_manifest, verify_shards
-from pipeline.sources import Example, RawFile
-from pipeline.sources.base import RawSplit
+from pipeline.sources import RawFile
+from pipeline.sources.base import Examples, RawSplit
 from pipeline.ways import WayFailed, copy_at_most, extract_member
 from tests.debian import archive_in, needs_dpkg_deb
 from tests.wheels import index_in, needs_pip, write_wheel
@@ -61,7 +61,7 @@ class Tiny:
     def vocabulary(self, raw: Path) -> tuple[str, ...]:
         raise NotImplementedError
 
-    def examples(self, raw: Path, split: RawSplit) -> Iterator[Example]:
+    def examples(self, raw: Path, split: RawSplit) -> Examples:
         raise NotImplementedError
 
 

@@ -12,8 +12,10 @@ import yaml
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
 from pipeline.files import write_json
+from pipeline.index import describe_split
 from pipeline.inspection import show, verify
-from pipeline.shards import Manifest, Split, encode_example, read_manifest, write_shard
+from pipeline.samples import encode_example
+from pipeline.shards import Manifest, SplitName, read_manifest, write_shard
 from pipeline.sources import Example
 from tests.project import run, small_params
 
@@ -73,13 +75,14 @@ def test_show_of_counts_names_frequent_words(tmp_path: Path) -> None:
     spec = DataSpec(kind="counts", shape=(3,), dtype="int32", classes=("a", "b"), likelihood="multinomial")
     x = np.array([1, 0, 5], dtype=np.int32)
     splits = {}
-    for name in ("train", "val", "test"):
+    names: tuple[SplitName, ...] = ("train", "val", "test")
+    for name in names:
         made = [encode_example(Example(f"{name}-{i}", x, i), "npy") for i in range(2)]
         shard = write_shard(tmp_path / f"{name}-000000.tar", made)
-        splits[name] = Split(samples=2, class_counts={"a": 1, "b": 1}, shards=(shard,))
+        splits[name] = describe_split(tmp_path, name, [shard], spec, "npy")
     manifest = Manifest.model_validate(
         {
-            "format": 1,
+            "format": 2,
             "source": "s",
             "source_files": {},
             "spec": spec,

@@ -17,9 +17,12 @@ from hypothesis.extra import numpy as hnp
 from ie_model.spec import DataSpec
 from pipeline.curves import curve_grid, word_lists
 from pipeline.errors import DataError
+from pipeline.index import describe_split
 from pipeline.reader import load_split, padded
-from pipeline.shards import Manifest, Split, check_example, encode_example, iter_shard, write_shard
+from pipeline.samples import check_example, encode_example
+from pipeline.shards import Manifest, write_shard
 from pipeline.sources import Example
+from pipeline.tars import iter_shard
 
 SERIES = DataSpec(kind="series", shape=(2, 5), dtype="float32", classes=("a", "b"), likelihood="gaussian")
 COUNTS = DataSpec(kind="counts", shape=(6,), dtype="int32", classes=("a", "b"), likelihood="multinomial")
@@ -29,9 +32,9 @@ WORDS = np.array([0, 2, 0, 0, 1, 0], dtype=np.int32)
 
 def shard_of(folder: Path, spec: DataSpec, *examples: Example) -> Manifest:
     shard = write_shard(folder / "train-000000.tar", [encode_example(example, "npy") for example in examples])
-    split = Split(samples=len(examples), class_counts={"a": len(examples), "b": 0}, shards=(shard,))
+    split = describe_split(folder, "train", [shard], spec, "npy")
     return Manifest.model_construct(
-        format=1, source="s", source_files={}, spec=spec, encoding="npy", split_seed=0, splits={"train": split}
+        format=2, source="s", source_files={}, spec=spec, encoding="npy", split_seed=0, splits={"train": split}
     )
 
 

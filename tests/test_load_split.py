@@ -9,8 +9,10 @@ import pytest
 
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
+from pipeline.index import describe_split
 from pipeline.reader import load_split
-from pipeline.shards import Manifest, Shard, Split, encode_example, write_shard
+from pipeline.samples import encode_example
+from pipeline.shards import Manifest, Split, write_shard
 from pipeline.sources import Example
 
 SPEC = DataSpec(kind="image", shape=(1, 4, 5), dtype="uint8", classes=("a", "b", "c"), likelihood="bernoulli")
@@ -27,22 +29,21 @@ def written(folder: Path, *parts: list[Example]) -> Manifest:
         write_shard(folder / f"train-{i:06d}.tar", [encode_example(example, "npy") for example in part])
         for i, part in enumerate(parts)
     )
-    return manifest_of(shards)
+    return manifest_of(describe_split(folder, "train", shards, SPEC, "npy"))
 
 
-def manifest_of(shards: tuple[Shard, ...]) -> Manifest:
-    samples = sum(shard.samples for shard in shards)
-    split = Split(samples=samples, class_counts={"a": samples, "b": 0, "c": 0}, shards=shards)
+def manifest_of(split: Split) -> Manifest:
     return Manifest.model_construct(
-        format=1, source="s", source_files={}, spec=SPEC, encoding="npy", split_seed=0, splits={"train": split}
+        format=2, source="s", source_files={}, spec=SPEC, encoding="npy", split_seed=0, splits={"train": split}
     )
 
 
 def claiming(manifest: Manifest, *counts: int) -> Manifest:
     """The manifest with other numbers of samples."""
-    shards = manifest.splits["train"].shards
-    pairs = zip(shards, counts, strict=True)
-    return manifest_of(tuple(shard.model_copy(update={"samples": count}) for shard, count in pairs))
+    split = manifest.splits["train"]
+    pairs = zip(split.shards, counts, strict=True)
+    shards = tuple(shard.model_copy(update={"samples": count}) for shard, count in pairs)
+    return manifest_of(split.model_copy(update={"samples": sum(counts), "shards": shards}))
 
 
 def test_an_example_without_a_label_has_class_minus_one(tmp_path: Path) -> None:

@@ -25,9 +25,11 @@ from ie_model.spec import DataSpec
 from pipeline.errors import DataError, ResourceError
 from pipeline.fetch import fetch
 from pipeline.params import Params, parse_params
+from pipeline.samples import Encoding, encode_example
 from pipeline.shard import choose_val, shard
-from pipeline.shards import Encoding, Manifest, encode_example, iter_shard, read_manifest, verify_shards, write_shard
+from pipeline.shards import Manifest, read_manifest, verify_shards, write_shard
 from pipeline.sources import Example
+from pipeline.tars import iter_shard
 
 ROOT = Path(__file__).parent.parent
 SPEC = DataSpec(kind="image", shape=(1, 4, 5), dtype="uint8", classes=("a", "b", "c"), likelihood="bernoulli")
@@ -341,7 +343,7 @@ def changed_manifest(folder: Path, *where: str, value: Any) -> Path:
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        (("format",), 2, "format 2"),
+        (("format",), 1, "format 1"),
         (("encoding",), "jpg", "encoding"),
         (("surprise",), 1, "surprise"),
         (("splits", "train", "shards", "0", "path"), "../elsewhere.tar", "path"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -14,6 +15,7 @@ from ie_model.spec import DataSpec
 
 RawSplit = Literal["train", "test"]
 Values = npt.NDArray[np.uint8] | npt.NDArray[np.float32] | npt.NDArray[np.int32]
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,52 @@ class Example:
 
     y: int | None
     """Class index, or None where the label is not known."""
+
+
+class Examples(ABC):
+    """The examples of one split in a fixed order: keys and classes at hand, values read one by one.
+
+    It can be pickled, to be read in other processes, and is small then: large files are opened by `read`.
+    """
+
+    keys: Sequence[str]
+    """`[N]`; see `Example.key`."""
+
+    y: IntArray
+    """Class index, -1 where the label is not known, `[N]`."""
+
+    @abstractmethod
+    def read(self, i: int) -> Values:
+        """Values of the i-th example; see `Example`.
+
+        Raises:
+            DataError: they are missing or damaged; the message names file and key.
+        """
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[Example]:
+        for i, (key, y) in enumerate(zip(self.keys, self.y.tolist(), strict=True)):
+            yield Example(key, self.read(i), y if y >= 0 else None)
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayExamples(Examples):
+    """Examples whose values are in memory, or in a memory-mapped array."""
+
+    keys: Sequence[str]
+    y: IntArray
+    values: Sequence[Values] | Values
+    """N values as `Example.x`."""
+
+    def read(self, i: int) -> Values:
+        return self.values[i]
+
+
+def numbered(split: RawSplit, num: int) -> list[str]:
+    """Keys of a split whose examples have no name of their own: `train-000000`, ..."""
+    return [f"{split}-{i:06d}" for i in range(num)]
 
 
 @dataclass(frozen=True)
@@ -100,8 +148,8 @@ class Source(Protocol):
         """
         ...
 
-    def examples(self, raw: Path, split: RawSplit) -> Iterator[Example]:
-        """The examples of a split in a fixed order.
+    def examples(self, raw: Path, split: RawSplit) -> Examples:
+        """The examples of a split.
 
         Raises:
             DataError: a raw file is missing, truncated or not what its format says; the message names it.

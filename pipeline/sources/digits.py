@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
-from pipeline.sources.base import Example, RawFile, RawSplit
+from pipeline.sources.base import ArrayExamples, Examples, RawFile, RawSplit
 
 _NUM_TRAIN = 1_437
 
@@ -44,7 +43,7 @@ class Digits:
     def vocabulary(self, raw: Path) -> tuple[str, ...]:
         return ()
 
-    def examples(self, raw: Path, split: RawSplit) -> Iterator[Example]:
+    def examples(self, raw: Path, split: RawSplit) -> Examples:
         try:
             images = np.load(raw / "digits-images.npy", allow_pickle=False)
             labels = np.load(raw / "digits-labels.npy", allow_pickle=False)
@@ -54,9 +53,9 @@ class Digits:
             raise DataError(f"{raw}: digits' .npy files are damaged ({error}); run `ie fetch`") from error
         # The data set has no split of its own. The file's order goes by writer, so a fixed shuffle decides.
         order = np.random.default_rng(0).permutation(len(images))
-        chosen = order[:_NUM_TRAIN] if split == "train" else order[_NUM_TRAIN:]
-        for i in sorted(chosen.tolist()):
-            yield Example(f"{split}-{i:06d}", images[i], int(labels[i]))
+        chosen = np.sort(order[:_NUM_TRAIN] if split == "train" else order[_NUM_TRAIN:])
+        keys = [f"{split}-{i:06d}" for i in chosen]
+        return ArrayExamples(keys, labels[chosen].astype(np.int64), images[chosen])
 
 
 DIGITS = Digits()

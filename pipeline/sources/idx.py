@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
-from pipeline.sources.base import Example, RawFile, RawSplit
+from pipeline.sources.base import ArrayExamples, Examples, RawFile, RawSplit, numbered
 
 _UINT8 = 0x08
 _PREFIX: dict[RawSplit, str] = {"train": "train", "test": "t10k"}
@@ -63,10 +62,9 @@ class IdxImages:
     def vocabulary(self, raw: Path) -> tuple[str, ...]:
         return ()
 
-    def examples(self, raw: Path, split: RawSplit) -> Iterator[Example]:
+    def examples(self, raw: Path, split: RawSplit) -> Examples:
         images_path = raw / f"{_PREFIX[split]}-images-idx3-ubyte"
         images, labels = read_idx(images_path, 3), read_idx(raw / f"{_PREFIX[split]}-labels-idx1-ubyte", 1)
         if len(images) != len(labels):
             raise DataError(f"{images_path}: {len(images)} images, but {len(labels)} labels beside it")
-        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-            yield Example(f"{split}-{i:06d}", image[None], int(label))
+        return ArrayExamples(numbered(split, len(images)), labels.astype(np.int64), images[:, None])

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
-from pipeline.sources.base import Example, RawFile, RawSplit
+from pipeline.sources.base import ArrayExamples, Examples, RawFile, RawSplit
 
 _WORD = re.compile("[a-z]{3,}")
 _ID = re.compile("[1-9][0-9]{0,5}")
@@ -160,9 +161,12 @@ class Reuters:
         left_out[split]["no word of the vocabulary"] = num - kept
         return left_out[split]
 
-    def examples(self, raw: Path, split: RawSplit) -> Iterator[Example]:
+    def examples(self, raw: Path, split: RawSplit) -> Examples:
         documents, _ = self._chosen(raw)
-        yield from self._count(documents, self._vocabulary(raw, documents), split)
+        found = list(self._count(documents, self._vocabulary(raw, documents), split))
+        keys = [f"{split}-{document.id:06d}" for document, _ in found]
+        y = np.array([self.classes.index(document.topics[0]) for document, _ in found], dtype=np.int64)
+        return ArrayExamples(keys, y, [x for _, x in found])
 
     def _chosen(self, raw: Path) -> tuple[list[_Document], dict[RawSplit, dict[LeftOut, int]]]:
         """The documents of the classes, by id, each text once; and the numbers of those left out."""
@@ -193,13 +197,14 @@ class Reuters:
             raise DataError(f"{raw}: {self.name}'s train split has {len(counts)} words, {self.num_words} are wanted")
         return tuple(sorted(counts, key=lambda word: (-counts[word], word))[: self.num_words])
 
-    def _count(self, documents: list[_Document], vocabulary: tuple[str, ...], split: RawSplit) -> Iterator[Example]:
+    def _count(
+        self, documents: list[_Document], vocabulary: tuple[str, ...], split: RawSplit
+    ) -> Iterator[tuple[_Document, npt.NDArray[np.int32]]]:
         places = {word: i for i, word in enumerate(vocabulary)}
         for document in documents:
             found = [places[word] for word in words(document.text) if word in places]
             if document.split == split and found:
-                x = np.bincount(found, minlength=len(vocabulary)).astype(np.int32)
-                yield Example(f"{split}-{document.id:06d}", x, self.classes.index(document.topics[0]))
+                yield document, np.bincount(found, minlength=len(vocabulary)).astype(np.int32)
 
 
 REUTERS = Reuters()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
-from pipeline.sources.base import Example, RawFile, RawSplit
+from pipeline.sources.base import ArrayExamples, Examples, RawFile, RawSplit, numbered
 
 _KEYS = (
     "problemname",
@@ -166,17 +165,20 @@ class TsSeries:
     def vocabulary(self, raw: Path) -> tuple[str, ...]:
         return ()
 
-    def examples(self, raw: Path, split: RawSplit) -> Iterator[Example]:
+    def examples(self, raw: Path, split: RawSplit) -> Examples:
         train = self._read(raw / self.train.name)
         # From train alone, for test too: what is known of test must not shape what the model sees.
         mean, deviation = _scales(raw / self.train.name, train)
         path = raw / (self.train if split == "train" else self.test).name
-        for i, case in enumerate(train if split == "train" else self._read(path)):
+        cases = train if split == "train" else self._read(path)
+        values = []
+        for case in cases:
             with np.errstate(over="ignore"):
                 x = ((case.x - mean) / deviation).astype(np.float32)
             if np.isinf(x).any():
                 raise DataError(f"{path}: line {case.line}: a value is too far from train's for float32")
-            yield Example(f"{split}-{i:06d}", x, case.y)
+            values.append(x)
+        return ArrayExamples(numbered(split, len(cases)), np.array([case.y for case in cases]), values)
 
     def _read(self, path: Path) -> list[Case]:
         cases = read_ts(path, self.num_channels, tuple(self.labels))
