@@ -82,6 +82,36 @@ class LabelsParams(_Section):
     """Chooses the subset; smaller counts are inside larger ones of the same seed."""
 
 
+class ReaderParams(_Section):
+    """How training reads shards. A faultless run's numbers depend on `mode` alone."""
+
+    mode: Literal["auto", "memory", "stream"]
+    """`memory`: decoded once and kept. `stream`: read from the tars again each epoch. `auto`: memory where train and
+    val, decoded, take at most memory_mb."""
+
+    memory_mb: int = Field(ge=1)
+    """Of each rank, MB."""
+
+    loader_workers: int = Field(ge=0, le=64)
+    """Processes of each rank that read and decode a stream."""
+
+    slice_kb: int = Field(ge=1, le=1_000_000)
+    """About as much of a shard is read at once, and stays in order; a batch is of as many slices as it has points."""
+
+    cache: str = Field(min_length=1)
+    """Folder on each host, absolute or relative to the project, for shards of an object store (`s3://`)."""
+
+    cache_mb: int = Field(ge=0)
+    """Size limit of the cache, MB; the shards read longest ago go first."""
+
+    retries: int = Field(ge=0, le=100)
+    """Attempts after the first, with waits that double, before a read from a store is an error."""
+
+    faults: Literal["fatal", "skip"]
+    """What damage in the shards does: `fatal` ends the run with its shard and key, `skip` leaves the sample out and
+    counts it in the metrics."""
+
+
 class TrainParams(_Section):
     """How a model is trained."""
 
@@ -216,6 +246,7 @@ class Params(_Section):
     labels: LabelsParams
     model: ModelConfig
     objective: ObjectiveConfig
+    reader: ReaderParams
     train: TrainParams
     sweep: SweepParams
     evaluate: EvaluateParams
