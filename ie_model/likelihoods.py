@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +14,20 @@ from ie_model.spec import DataSpec
 LOG_2PI = 1.8378770664093453
 
 
-class Likelihood(nn.Module):
+class Likelihood(nn.Module, ABC):
     """One family of p(x | r, v). Parameters that are not the decoder's (a scale) are its own."""
 
+    @abstractmethod
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
         """log p(x | r, v) in nats, `[B]`, from x `[B, *shape]` and the decoder's output `[B, *shape]`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean(self, out: Tensor, x: Tensor | None = None) -> Tensor:
         """E[x | r, v], the shape of `out`; x gives what the family takes as known (a text's or a series' length)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ceiling(self, x: Tensor) -> Tensor:
         """The largest log p(x | r, v) that any decoder's output can give, `[B]`; bounds what pruning leaves out."""
-        raise NotImplementedError
 
 
 class Bernoulli(Likelihood):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.figures import DPI, saved_figure, shortened
+from pipeline.figures import DPI, check_labels, saved_figure, shortened
 from pipeline.tables import read_grid
 
 _COLOURS = 4
@@ -31,9 +31,7 @@ def curve_grid(
     """
     series = read_grid(npz, key, 4)
     rows, columns, channels, length = series.shape
-    for what, labels, number in (("row", row_labels, rows), ("column", column_labels, columns)):
-        if labels is not None and len(labels) != number:
-            raise DataError(f"array {key} has {number} {what}s but {len(labels)} {what} labels were given: {npz}")
+    check_labels(npz, key, rows, row_labels, columns, column_labels)
     shown = series[:, :, :_COLOURS]
     low, high = (float(np.nanquantile(shown, q)) for q in (0.002, 0.998))
     with saved_figure(out, (columns * 110 / DPI, rows * 90 / DPI), crop=True) as figure:

@@ -270,6 +270,19 @@ def latent_map(
             figure.supxlabel(f"colour: {len(classes)} classes in the order of their names", fontsize=9)
 
 
+def check_labels(
+    npz: Path, key: str, rows: int, row_labels: Sequence[str] | None, columns: int, column_labels: Sequence[str] | None
+) -> None:
+    """Whether a grid has as many labels as rows and columns.
+
+    Raises:
+        DataError: it has not; names the file.
+    """
+    for what, labels, number in (("row", row_labels, rows), ("column", column_labels, columns)):
+        if labels is not None and len(labels) != number:
+            raise DataError(f"array {key} has {number} {what}s but {len(labels)} {what} labels were given: {npz}")
+
+
 def image_grid(
     npz: Path,
     key: str,
@@ -286,9 +299,7 @@ def image_grid(
     """
     images = read_images(npz, key)
     rows, columns, channels, height, width = images.shape
-    for what, labels, number in (("row", row_labels, rows), ("column", column_labels, columns)):
-        if labels is not None and len(labels) != number:
-            raise DataError(f"array {key} has {number} {what}s but {len(labels)} {what} labels were given: {npz}")
+    check_labels(npz, key, rows, row_labels, columns, column_labels)
     # Whole screen pixels per image pixel, and cells of at least about half a centimetre.
     scale = max(1, math.ceil(52 / max(height, width)))
     gap = 3
