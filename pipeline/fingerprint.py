@@ -32,7 +32,9 @@ TRAINING = (
     "pipeline.shards",
     "pipeline.slices",
     "pipeline.store",
+    "pipeline.stream",
     "pipeline.tars",
+    "pipeline.training_data",
 )
 # What its measures are a function of as well.
 MEASURING = (

@@ -83,7 +83,7 @@ class LabelsParams(_Section):
 
 
 class ReaderParams(_Section):
-    """How training reads shards. A faultless run's numbers depend on `mode` alone."""
+    """How training reads shards. A faultless run's numbers depend on `mode` and, streaming, on `slice_kb` alone."""
 
     mode: Literal["auto", "memory", "stream"]
     """`memory`: decoded once and kept. `stream`: read from the tars again each epoch. `auto`: memory where train and

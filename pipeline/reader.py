@@ -38,6 +38,9 @@ class SplitData:
     y: IntArray
     """Class index, -1 where not known, `[N]`."""
 
+    skipped: int = 0
+    """Examples that could not be had and were left out."""
+
     def __len__(self) -> int:
         return len(self.keys)
 
@@ -58,6 +61,7 @@ def load_split(
     split: SplitName,
     log: Callable[[str], None] | None = None,
     settings: StoreSettings | None = None,
+    skip: bool = False,
 ) -> SplitData:
     """Reads all shards of a split. Examples are sorted by key: what follows does not depend on the shards' layout.
 
@@ -65,23 +69,27 @@ def load_split(
         folder: where the manifest lies. Tars beside it are read whole; those that lie elsewhere by way of the index,
             each sample checked by its CRC-32.
         settings: how to read an object store; one without a cache and with five retries when None.
+        skip: leave out examples that cannot be had, instead of raising.
 
     Raises:
         DataError: a shard is missing or damaged, or holds another number of examples than the manifest says.
         ResourceError: an object store cannot be reached.
     """
     x = np.empty((manifest.splits[split].samples, *manifest.spec.shape), dtype=manifest.spec.dtype)
-    if manifest.location:
-        keys, y = _by_index(folder, manifest, split, x, settings or StoreSettings(Path(), cache_mb=0, retries=5))
+    bad: IntArray = np.zeros(0, dtype=np.int64)
+    if manifest.location or skip:
+        settings = settings or StoreSettings(Path(), cache_mb=0, retries=5)
+        keys, y, bad = _by_index(folder, manifest, split, x, settings, skip)
     else:
         keys, y = _by_tars(folder, manifest, split, x)
     if len(set(keys)) != len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise DataError(f"{folder}: the key {twice!r} occurs twice in split {split}")
     order = np.argsort(np.array(keys))
+    order = order[~np.isin(order, bad)]
     if log is not None:
         log(f"read {len(keys)} {split} examples")
-    return SplitData(manifest.spec, [keys[i] for i in order], torch.from_numpy(x[order]), y[order])
+    return SplitData(manifest.spec, [keys[i] for i in order], torch.from_numpy(x[order]), y[order], len(bad))
 
 
 def _by_tars(folder: Path, manifest: Manifest, split: SplitName, x: Values) -> tuple[list[str], IntArray]:
@@ -104,12 +112,14 @@ def _by_tars(folder: Path, manifest: Manifest, split: SplitName, x: Values) -> t
 
 
 def _by_index(
-    folder: Path, manifest: Manifest, split: SplitName, x: Values, settings: StoreSettings
-) -> tuple[list[str], IntArray]:
-    """As `_by_tars`, from wherever the tars lie."""
+    folder: Path, manifest: Manifest, split: SplitName, x: Values, settings: StoreSettings, skip: bool
+) -> tuple[list[str], IntArray, IntArray]:
+    """As `_by_tars`, from wherever the tars lie; and the rows that cannot be had."""
     index, shards = read_index(folder, manifest, split), manifest.splits[split].shards
     store = open_store(folder, manifest, [split], settings)
     reader = SliceReader(Places.of(index), shards, store, manifest.spec, manifest.encoding)
-    for fault in reader.rows(np.arange(len(index)), x, _SLICE_BYTES):
-        raise fault.error(index, shards, store)
-    return list(index.keys), index.y
+    faults = reader.rows(np.arange(len(index)), x, _SLICE_BYTES)
+    if faults and not skip:
+        raise faults[0].error(index, shards, store)
+    bad = np.array(sorted(fault.position for fault in faults), dtype=np.int64)
+    return list(index.keys), index.y, bad
