@@ -207,9 +207,25 @@ def load_training_data(
     """
     manifest = read_manifest(folder)
     if reading.mode == "memory":
-        skip, settings = reading.faults == "skip", store_settings(reading)
-        splits = [load_split(folder, manifest, name, settings=settings, skip=skip) for name in TRAINING_SPLITS]
-        return _in_memory(splits[0], splits[1], label_count, label_seed, device)
+        train, val = (read_split(folder, manifest, name, reading) for name in TRAINING_SPLITS)
+        return _in_memory(train, val, label_count, label_seed, device)
+    return _streamed(folder, manifest, reading, label_count, label_seed, device)
+
+
+def read_split(folder: Path, manifest: Manifest, split: SplitName, reading: Reading) -> SplitData:
+    """A whole split in memory, as `load_split` with a run's settings. Raises as that."""
+    skip = reading.faults == "skip"
+    return load_split(folder, manifest, split, settings=store_settings(reading), skip=skip)
+
+
+def _streamed(
+    folder: Path,
+    manifest: Manifest,
+    reading: Reading,
+    label_count: int | float | str,
+    label_seed: int,
+    device: torch.device,
+) -> TrainingData:
     train, val = (InShards(folder, manifest, name, reading, device) for name in TRAINING_SPLITS)
     classes, index = manifest.spec.classes, train.index
     labelled = choose_labelled(index.keys, index.y, classes, label_count, label_seed)

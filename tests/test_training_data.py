@@ -14,12 +14,12 @@ import torch
 from pipeline.errors import DataError
 from pipeline.index import read_index
 from pipeline.jobs import make_job
-from pipeline.loop import Job
+from pipeline.loop import Job, Trainer
 from pipeline.params import parse_params
 from pipeline.shards import read_manifest
 from pipeline.training_data import TrainingData, check_shards, load_training_data
 from tests.project import small_params
-from tests.test_loop import KilledError, KilledSession, Trainer, differing, small_job, trained
+from tests.test_loop import KilledError, KilledSession, differing, small_job, trained
 
 CPU = torch.device("cpu")
 
