@@ -5,6 +5,7 @@ The batches are the same for any number of loader processes, and a stream begins
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Iterator
@@ -208,7 +209,7 @@ class ShardStream:
                 num_workers=self._num_workers,
                 prefetch_factor=_PREFETCH,
                 multiprocessing_context=_context(),
-                worker_init_fn=_watch_parent,
+                worker_init_fn=functools.partial(_begin, dict(os.environ)),
                 # Its own: the default draws from PyTorch's global state, on which a run's numbers depend.
                 generator=torch.Generator(),
             )
@@ -251,11 +252,14 @@ def _context() -> Any:
     return context
 
 
-def _watch_parent(worker: int) -> None:
-    """Ends this loader process when the rank's process ends, however that was.
+def _begin(environment: dict[str, str], worker: int) -> None:
+    """Gives a loader process the rank's environment, and ends it when the rank's process ends, however that was.
 
-    PyTorch looks at the parent's id, which is that of the fork server here, and a fork server outlives a killed rank.
+    The fork server has the environment of the time when it was started. PyTorch would look at the parent's id, which
+    is the fork server's here, and a fork server outlives a killed rank while it has children.
     """
+    os.environ.clear()
+    os.environ.update(environment)
     parent = parent_process()
     assert parent is not None
 
