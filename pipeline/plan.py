@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -122,6 +123,9 @@ class LanePlan:
         # Excluded positions before row i are as many as entries here that are at most i.
         self._gaps = self.excluded - np.arange(len(self.excluded))
         self._kept: dict[int, _Epoch] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": {}}
 
     @property
     def steps(self) -> int:

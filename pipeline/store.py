@@ -266,7 +266,7 @@ def _passes(error: BaseException) -> bool:
         return True
     # By name: which of these there are depends on the file system, whose packages need not be installed.
     names = {kind.__name__ for kind in type(error).__mro__}
-    broken = {"HTTPClientError", "ClientPayloadError", "IncompleteRead", "IncompleteReadError"}
+    broken = {"ConnectionError", "HTTPClientError", "ClientPayloadError", "IncompleteRead", "IncompleteReadError"}
     return bool(names & (broken | {"FSTimeoutError", "ResponseParserError", "ClientConnectionError"}))
 
 

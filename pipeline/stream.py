@@ -5,10 +5,11 @@ The batches are the same for any number of loader processes, and a stream begins
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from types import TracebackType
@@ -136,7 +137,15 @@ class ShardStream:
         self._lanes = plan.lanes(rank, world_size)
         self._num_workers = min(settings.loader_workers, len(self._lanes))
         self._blocks = _Blocks(
-            self.index, self.shards, self.store, manifest.spec, manifest.encoding, plan, self._lanes, start_step
+            self.index,
+            self.shards,
+            self.store,
+            manifest.spec,
+            manifest.encoding,
+            plan,
+            self._lanes,
+            start_step,
+            settings.faults == "skip",
         )
         self._reader: SliceReader | None = None
         self._running: Iterator[_Block] | None = None
@@ -153,13 +162,9 @@ class ShardStream:
         while True:
             # One block of each process, of the same steps.
             parts = [self._next(blocks) for _ in range(n)]
-            first = parts[0].x
-            x = torch.empty((len(first), len(self._lanes), *first.shape[2:]), dtype=first.dtype)
-            positions = np.empty(x.shape[:2], dtype=np.int64)
+            x, positions = _in_lane_order(parts, len(self._lanes))
             faults = np.zeros(len(x), dtype=np.int64)
-            for worker, part in enumerate(parts):
-                x[:, worker::n] = part.x
-                positions[:, worker::n] = part.positions.numpy()
+            for part in parts:
                 for step, _ in part.faults:
                     faults[step] += 1
             for step in range(len(x)):
@@ -204,7 +209,7 @@ class ShardStream:
                 num_workers=self._num_workers,
                 prefetch_factor=_PREFETCH,
                 multiprocessing_context=_context(),
-                worker_init_fn=_watch_parent,
+                worker_init_fn=functools.partial(_begin, dict(os.environ)),
                 # Its own: the default draws from PyTorch's global state, on which a run's numbers depend.
                 generator=torch.Generator(),
             )
@@ -230,17 +235,31 @@ class ShardStream:
         return block
 
 
+def _in_lane_order(parts: list[_Block], num_lanes: int) -> tuple[Tensor, IntArray]:
+    if len(parts) == 1:
+        return parts[0].x, parts[0].positions.numpy()
+    x = parts[0].x.new_empty((len(parts[0].x), num_lanes, *parts[0].x.shape[2:]))
+    positions = np.empty(x.shape[:2], dtype=np.int64)
+    for worker, part in enumerate(parts):
+        x[:, worker :: len(parts)] = part.x
+        positions[:, worker :: len(parts)] = part.positions.numpy()
+    return x, positions
+
+
 def _context() -> Any:
     context: Any = torch.multiprocessing.get_context(_CONTEXT)
     context.set_forkserver_preload(["pipeline.stream"])
     return context
 
 
-def _watch_parent(worker: int) -> None:
-    """Ends this loader process when the rank's process ends, however that was.
+def _begin(environment: dict[str, str], worker: int) -> None:
+    """Gives a loader process the rank's environment, and ends it when the rank's process ends, however that was.
 
-    PyTorch looks at the parent's id, which is that of the fork server here, and a fork server outlives a killed rank.
+    The fork server has the environment of the time when it was started. PyTorch would look at the parent's id, which
+    is the fork server's here, and a fork server outlives a killed rank while it has children.
     """
+    os.environ.clear()
+    os.environ.update(environment)
     parent = parent_process()
     assert parent is not None
 
@@ -264,12 +283,13 @@ class _Blocks(IterableDataset[_Block]):
         plan: LanePlan,
         lanes: range,
         start_step: int,
+        skip: bool,
     ) -> None:
         # As tensors these are shared with the loader processes, not copied to each.
         self._columns = [torch.from_numpy(c) for c in (index.shard, index.offset, index.size)]
         self._columns.append(torch.from_numpy(index.crc32.astype(np.int64)))
         self._shards, self._store, self._spec, self._encoding = shards, store, spec, encoding
-        self._plan, self._lanes, self._start_step = plan, lanes, start_step
+        self._plan, self._lanes, self._start_step, self._skip = plan, lanes, start_step, skip
         bytes_ = spec.num_values * np.dtype(spec.dtype).itemsize * len(lanes)
         self._steps = max(1, min(_MOST_STEPS, _BLOCK_BYTES // bytes_))
 
@@ -285,7 +305,7 @@ class _Blocks(IterableDataset[_Block]):
         numbers = self._lanes if info is None else lanes_of_worker(self._lanes, info.id, info.num_workers)
         reader = self.reader()
         epoch, step = divmod(self._start_step, self._plan.steps)
-        lanes = [_Lane(reader, self._plan, number) for number in numbers]
+        lanes = [_Lane(reader, self._plan, number, self._skip) for number in numbers]
         while True:
             for lane in lanes:
                 lane.begin(epoch, step)
@@ -309,8 +329,8 @@ class _Blocks(IterableDataset[_Block]):
 class _Lane:
     """One lane of a plan, read from one slice to the next."""
 
-    def __init__(self, reader: SliceReader, plan: LanePlan, number: int) -> None:
-        self.reader, self.plan, self.number = reader, plan, number
+    def __init__(self, reader: SliceReader, plan: LanePlan, number: int, skip: bool) -> None:
+        self.reader, self.plan, self.number, self.skip = reader, plan, number, skip
         self.good = np.empty(reader.spec.shape, reader.spec.dtype)
 
     def begin(self, epoch: int, step: int) -> None:
@@ -339,21 +359,24 @@ class _Lane:
             faults += zip(rows.tolist(), found, strict=True)
             self.place += take
             done += take
-        bad = {row for row, _ in faults}
-        for row in range(len(x)) if bad else ():
-            if row not in bad:
-                self.good[...], self.has_good = x[row], True
-                continue
-            if not self.has_good:
-                self._find_good(self.step + row)
-            if not self.has_good:
-                hopeless = dict(faults)[row]
-                return [(row, Fault(hopeless.position, hopeless.reason, hopeless.names_shard, whole_lane=True))]
-            x[row] = self.good
-        if (len(x) - 1) not in bad:
-            self.good[...], self.has_good = x[-1], True
         self.step += len(x)
+        if self.skip:
+            self._replace(x, faults)
         return faults
+
+    def _replace(self, x: Values, faults: list[tuple[int, Fault]]) -> None:
+        bad = dict(faults)
+        for row in sorted(bad):
+            if row and row - 1 not in bad:
+                self.good[...], self.has_good = x[row - 1], True
+            if not self.has_good:
+                self._find_good(self.step - len(x) + row)
+            if not self.has_good:
+                faults[:] = [(row, replace(bad[row], whole_lane=True))]
+                return
+            x[row] = self.good
+        if len(x) - 1 not in bad:
+            self.good[...], self.has_good = x[-1], True
 
     def _find_good(self, step: int) -> None:
         """The nearest good sample of the lane before a step, or else after it."""
