@@ -35,6 +35,9 @@ class Packing:
     folder: Path
     """Where the tars go."""
 
+    scratch: Path
+    """Where they lie until they are whole; on the same file system."""
+
     spec: DataSpec
     encoding: Encoding
     examples: dict[RawSplit, Examples]
@@ -122,7 +125,7 @@ def pack_tar(packing: Packing, tar: Tar, report: Report) -> Packed:
     places = np.zeros((4, len(tar.rows)), dtype=np.int64)
     skipped: dict[str, int] = {}
     messages: list[str] = []
-    part = packing.folder / f".{tar.name}.{os.getpid()}.part"
+    part = packing.scratch / f".{tar.name}.{os.getpid()}.part"
     try:
         with part.open("wb") as file:
             writer = TarFile(file)

@@ -132,7 +132,7 @@ def pack(
         seed=layout.split_seed,
     )
     with unfinished(out, _identity(content, layout, dealt)) as run:
-        packing = Packing(run.shards, content.spec, layout.encoding, content.examples, faults)
+        packing = Packing(run.shards, run.scratch, content.spec, layout.encoding, content.examples, faults)
         speed = _write_tars(packing, dealt, run, writers, log)
         skipped = _skipped(run, dealt, log)
         splits = {name: _describe(run, name, tars, content.spec) for name, tars in dealt.tars.items()}

@@ -1,7 +1,8 @@
 """The hidden folder in which a run of `shard` works, so that a killed one goes on where it was.
 
 It lies beside the result, for DVC removes a stage's outputs before it runs the stage: `shards/` becomes the result,
-`rows/` holds a Parquet file for each finished tar with its description and what the index needs of it.
+`rows/` holds a Parquet file for each finished tar with its description and its rows of the index, `scratch/` the tars that
+are being written.
 """
 
 from __future__ import annotations
@@ -33,16 +34,18 @@ class Unfinished:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shards = folder / "shards"
+        self.scratch = folder / "scratch"
         self._rows = folder / "rows"
 
     def open(self) -> None:
-        """Makes the folders; removes tars that were never finished."""
-        for folder in (self.shards, self._rows):
+        """Makes the folders; removes what was never finished."""
+        for folder in (self.shards, self.scratch, self._rows):
             folder.mkdir(exist_ok=True)
         finished = {f"{path.stem}.tar" for path in self._rows.glob("*.parquet")}
-        for path in self.shards.iterdir():
-            if path.name not in finished:
-                path.unlink()
+        unfinished = [path for path in self.shards.iterdir() if path.name not in finished]
+        # A writer whose run was killed may end a moment later: `missing_ok`. What it wrote is in scratch, not here.
+        for path in (*unfinished, *self.scratch.iterdir(), *self._rows.glob("*.part")):
+            path.unlink(missing_ok=True)
 
     def keep(self, packed: Packed) -> None:
         """Notes that a tar is finished."""
