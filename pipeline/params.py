@@ -47,6 +47,10 @@ class DataParams(_Section):
     split_seed: int = Field(ge=0)
     """Which examples become val."""
 
+    faults: Literal["fatal", "skip"]
+    """What an example that cannot be read, or is not as its kind says, does to `shard`: `fatal` ends it and names the
+    example, `skip` leaves it out and counts it in the manifest."""
+
     @model_validator(mode="after")
     def _check(self) -> DataParams:
         if self.source not in SOURCES:

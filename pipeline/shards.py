@@ -73,6 +73,9 @@ class Manifest(BaseModel):
     """The W words of counts, in the order of their values; empty for other kinds."""
 
     split_seed: int
+    skipped: dict[str, int] = {}
+    """Examples left out because of `data.faults: skip`, by reason."""
+
     splits: dict[SplitName, Split]
 
 
