@@ -25,7 +25,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ie_model.spec import DataSpec
-from pipeline import ways
 from pipeline.errors import FetchError, ResourceError
 from pipeline.fetch import fetch, fetch_source
 from pipeline.files import sha256_file
@@ -34,7 +33,9 @@ from pipeline.shard import shard
 from pipeline.shards import read_manifest, verify_shards
 from pipeline.sources import RawFile
 from pipeline.sources.base import Examples, RawSplit
-from pipeline.ways import WayFailed, copy_at_most, extract_member
+from pipeline.ways import WayFailed, https
+from pipeline.ways.archives import extract_member
+from pipeline.ways.base import copy_at_most
 from tests.debian import archive_in, needs_dpkg_deb
 from tests.wheels import index_in, needs_pip, write_wheel
 
@@ -194,7 +195,7 @@ def test_a_dead_host_answers_at_once(dead_host: str, tmp_path: Path) -> None:
 
 
 def test_hosts_that_swallow_connections_are_given_up_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ways, "_CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(https, "_CONNECT_TIMEOUT_S", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
