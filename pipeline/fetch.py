@@ -7,11 +7,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pipeline.errors import FetchError
+from pipeline.errors import DataError, FetchError
 from pipeline.files import atomic_file, atomic_folder, remove_leftovers, sha256_file
 from pipeline.params import Params
 from pipeline.progress import Log
-from pipeline.sources import SOURCES, RawFile, Source
+from pipeline.sources import OwnSource, RawFile, Source, make_source
 from pipeline.ways import Deb, Https, Npm, Pypi, Way, WayFailed, from_folder, kept_before, mismatch
 
 
@@ -21,14 +21,17 @@ def fetch(params: Params, project: Path, log: Log) -> Path:
     Files that were fetched before are kept by checksum in .cache/raw, so a repeated run needs no network.
 
     Raises:
-        FetchError: a file could not be had by any way; the message says what each way answered.
+        FetchError: files could not be had by any way; the message names all, and says what each way answered.
+        DataError: own data is not laid out as its source says; the message names what.
         ResourceError: no space, no permission.
     """
-    source = SOURCES[params.data.source]
+    source = make_source(params.data, project)
+    if isinstance(source, OwnSource):
+        return fetch_own(source, project, log)
     return fetch_source(source, params.data.ways, params.data.folder, project, log)
 
 
-def fetch_source(source: Source, ways: tuple[str, ...], folder: str | None, project: Path, log: Log) -> Path:
+def fetch_source(source: Source, ways: tuple[str, ...], folder: str, project: Path, log: Log) -> Path:
     """`fetch` of any source; see there."""
     out = project / "data" / "raw" / source.name
     cache = project / ".cache" / "raw"
@@ -53,14 +56,25 @@ def fetch_source(source: Source, ways: tuple[str, ...], folder: str | None, proj
     return out
 
 
+def fetch_own(source: OwnSource, project: Path, log: Log) -> Path:
+    """Lists the user's own files, with checksums, in data/raw/<source>; they stay where they are. Raises as `fetch`."""
+    out = project.resolve() / "data" / "raw" / source.name
+    folder = source.folder.resolve()
+    if folder.is_relative_to(out) or out.is_relative_to(folder):
+        # The list takes the place of all that lies there.
+        raise DataError(f"data.folder is {folder}, and fetch writes to {out}; one must not lie in the other")
+    remove_leftovers(out)
+    with atomic_folder(out) as part:
+        source.write_listing(part, log)
+    return out
+
+
 def _scratch(out: Path) -> tempfile.TemporaryDirectory[str]:
     """A folder for downloads, named so that `remove_leftovers` finds it after a kill."""
     return tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent)
 
 
-def _ways(
-    names: tuple[str, ...], folder: str | None, project: Path, out: Path, cache: Path, scratch: Path
-) -> dict[str, Way]:
+def _ways(names: tuple[str, ...], folder: str, project: Path, out: Path, cache: Path, scratch: Path) -> dict[str, Way]:
     ways: dict[str, Way] = {}
     for name in names:
         if name == "disk":
@@ -73,7 +87,7 @@ def _ways(
             ways[name] = Deb(scratch)
         elif name == "pypi":
             ways[name] = Pypi(scratch)
-        elif folder is not None:
+        else:
             ways[name] = from_folder(project / folder)
     return ways
 

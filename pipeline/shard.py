@@ -18,7 +18,7 @@ from pipeline.params import Params
 from pipeline.progress import Log, Meter
 from pipeline.samples import Encoding, check_example, encode_example
 from pipeline.shards import FORMAT, MANIFEST, Manifest, Split, SplitName, write_shard
-from pipeline.sources import SOURCES, Example, Source
+from pipeline.sources import Example, OwnSource, Source, make_source
 
 
 def shard(params: Params, project: Path, log: Log) -> Path:
@@ -30,18 +30,20 @@ def shard(params: Params, project: Path, log: Log) -> Path:
         DataError: a raw file is missing or does not match its checksum, or an example is not valid.
         ResourceError: no space, no permission.
     """
-    source = SOURCES[params.data.source]
+    source = make_source(params.data, project)
     raw = (project / "data" / "raw" / source.name).resolve()
     checksums = check_raw_files(source, raw)
     out = shards_folder(params, project)
     remove_leftovers(out)
     spec = source.spec(raw)
     encoding: Encoding = params.data.encoding if spec.kind == "image" else "npy"
-    meter = Meter("shard", source.num_train, "train examples")
-    train = _encode(source.examples(raw, "train"), spec, encoding, meter)
+    examples = source.examples(raw, "train")
+    meter = Meter("shard", len(examples), "train examples")
+    train = _encode(examples, spec, encoding, meter)
     meter.close()
     labels = {key: y for key, (_, y) in train.items()}
-    val_keys = choose_val(labels, spec.num_classes, params.data.num_val, params.data.split_seed)
+    num_val = params.data.num_val(sum(y is not None for y in labels.values()))
+    val_keys = choose_val(labels, spec.num_classes, num_val, params.data.split_seed)
     parts: dict[SplitName, dict[str, tuple[dict[str, Any], int | None]]] = {
         "train": {key: value for key, value in train.items() if key not in val_keys},
         "val": {key: value for key, value in train.items() if key in val_keys},
@@ -76,6 +78,8 @@ def check_raw_files(source: Source, raw: Path) -> dict[str, str]:
     Raises:
         DataError: one is missing or is not what fetch checked.
     """
+    if isinstance(source, OwnSource):
+        return source.checksums(raw)
     checksums = {}
     for file in source.files:
         path = raw / file.name

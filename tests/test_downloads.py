@@ -92,7 +92,7 @@ def test_the_next_run_goes_on_where_the_last_one_was_cut_off(site: Site, tmp_pat
     partial.parent.mkdir(parents=True, exist_ok=True)
     partial.write_bytes(CONTENT[:120_000])
     site.pages["/data.bin"] = page = Dropping(most=0, times=0)
-    out = fetch_source(source, ("https",), None, tmp_path, Log())
+    out = fetch_source(source, ("https",), "own", tmp_path, Log())
     assert (out / "data.bin").read_bytes() == CONTENT
     assert page.starts == [120_000]
     assert left_in(tmp_path) == [f".cache/raw/{source.files[0].sha256}", "data/raw/tiny/data.bin"]
@@ -130,7 +130,7 @@ def test_fetch_goes_on_after_a_missing_file_and_names_all_that_are_missing(site:
     files.append(raw_file(site.url("/wrong"), name="d"))
     log = Log()
     with pytest.raises(FetchError) as caught:
-        fetch_source(Tiny(tuple(files)), ("disk", "https"), None, tmp_path, log)
+        fetch_source(Tiny(tuple(files)), ("disk", "https"), "own", tmp_path, log)
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith("3 of 4 file(s) cannot be had. a: disk: ")
@@ -139,7 +139,7 @@ def test_fetch_goes_on_after_a_missing_file_and_names_all_that_are_missing(site:
     assert "b from http" in str(log)
     asked = len(site.asked)
     with pytest.raises(FetchError, match=r"^3 of 4 "):
-        fetch_source(Tiny(tuple(files)), ("disk", "https"), None, tmp_path, log)
+        fetch_source(Tiny(tuple(files)), ("disk", "https"), "own", tmp_path, log)
     assert "/b" not in site.asked[asked:], "what was fetched is kept"
 
 
@@ -148,4 +148,4 @@ def test_files_with_the_same_answer_share_it(tmp_path: Path) -> None:
     with pytest.raises(
         FetchError, match=r"^2 of 2 file\(s\) cannot be had\. a, b: disk: not fetched before\. Put them"
     ):
-        fetch_source(Tiny(files), ("disk",), None, tmp_path, Log())
+        fetch_source(Tiny(files), ("disk",), "own", tmp_path, Log())
