@@ -51,17 +51,21 @@ def read_mat(path: Path) -> tuple[npt.NDArray[np.uint8], IntArray]:
     from scipy.io.matlab import MatReadError
 
     try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise DataError(f"raw file is missing: {path}; run `ie fetch`") from error
+    try:
         # Names and shapes first: nothing is read, and no memory taken, of a file that is another.
-        shapes = {name: shape for name, shape, _ in whosmat(path, appendmat=False)}
+        shapes = {name: shape for name, shape, _ in whosmat(file)}
         num = shapes.get("X", (0,))[-1]
         if shapes.get("X") != (32, 32, 3, num) or shapes.get("y") != (num, 1) or num < 1:
             raise DataError(f"{path}: expected X of [32, 32, 3, N] and y of [N, 1]; found {shapes}")
-        found: dict[str, Any] = loadmat(path, appendmat=False, variable_names=["X", "y"])
-    except FileNotFoundError as error:
-        raise DataError(f"raw file is missing: {path}; run `ie fetch`") from error
+        found: dict[str, Any] = loadmat(file, variable_names=["X", "y"])
     except (*_DAMAGE, MatReadError) as error:
         said = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: not a .mat file that can be read ({said or type(error).__name__})") from error
+    finally:
+        file.close()
     images, digits = found["X"], found["y"][:, 0]
     if images.dtype != np.uint8 or not np.issubdtype(digits.dtype, np.number):
         raise DataError(f"{path}: X is of {images.dtype} and y of {digits.dtype}, expected uint8 and numbers")
