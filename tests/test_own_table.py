@@ -31,9 +31,8 @@ def csv_of(folder: Path, *extra: str, header: str = "path,label", end: str = "")
 
 def test_a_csv_and_a_parquet_table_give_the_same_shards(tmp_path: Path) -> None:
     write_digits(tmp_path / "mine", 200)
-    rows = sorted(
-        (path.relative_to(tmp_path / "mine").as_posix(), path.parent.name) for path in tmp_path.rglob("*.png")
-    )
+    paths = sorted(path.relative_to(tmp_path / "mine") for path in tmp_path.rglob("*.png"))
+    rows = [(path.as_posix(), path.parent.name) for path in paths]
     text = "\r\n".join(["label,note,path", *(f'{label},"a, b",{path}' for path, label in rows)])
     (tmp_path / "mine" / "list.csv").write_text("\ufeff" + text)
     out = shard(Brought("table", tmp_path / "mine", tmp_path).params, tmp_path, lambda line: None)
