@@ -23,7 +23,7 @@ from pipeline.params import Params
 from pipeline.progress import Log, Meter
 from pipeline.samples import Encoding
 from pipeline.shards import FORMAT, MANIFEST, Manifest, Split, SplitName
-from pipeline.sources import SOURCES, Source
+from pipeline.sources import OwnSource, Source, make_source
 from pipeline.sources.base import Examples, RawSplit
 from pipeline.unfinished import Unfinished, unfinished
 from pipeline.workers import num_cpus, run_tasks
@@ -68,7 +68,7 @@ def shard(params: Params, project: Path, log: Log) -> Path:
         DataError: a raw file is missing or does not match its checksum, or an example is not valid.
         ResourceError: no space, no permission; or a writer process was killed.
     """
-    source = SOURCES[params.data.source]
+    source = make_source(params.data, project)
     raw = (project / "data" / "raw" / source.name).resolve()
     checksums = check_raw_files(source, raw)
     out = shards_folder(params, project)
@@ -83,7 +83,7 @@ def shard(params: Params, project: Path, log: Log) -> Path:
     layout = Layout(
         encoding=params.data.encoding if spec.kind == "image" else "npy",
         num_shards=params.data.num_shards,
-        num_val=params.data.num_val,
+        num_val=params.data.num_val(int((content.examples["train"].y >= 0).sum())),
         split_seed=params.data.split_seed,
     )
     pack(content, layout, out, log, faults=params.data.faults)
@@ -96,6 +96,8 @@ def check_raw_files(source: Source, raw: Path) -> dict[str, str]:
     Raises:
         DataError: one is missing or is not what fetch checked.
     """
+    if isinstance(source, OwnSource):
+        return source.checksums(raw)
     checksums = {}
     for file in source.files:
         path = raw / file.name

@@ -1,8 +1,8 @@
 """The hidden folder in which a run of `shard` works, so that a killed one goes on where it was.
 
 It lies beside the result, for DVC removes a stage's outputs before it runs the stage: `shards/` becomes the result,
-`rows/` holds a Parquet file for each finished tar with its description and its rows of the index, `scratch/` the tars that
-are being written.
+`rows/` holds a Parquet file for each finished tar with its description and its rows of the index, `scratch/` the tars
+that are being written.
 """
 
 from __future__ import annotations
