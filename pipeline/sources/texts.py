@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from ie_model.spec import DataSpec
@@ -14,7 +14,7 @@ from pipeline.errors import DataError, FaultError
 from pipeline.progress import Meter, say
 from pipeline.sources.base import Examples, IntArray, RawSplit, Values
 from pipeline.sources.folders import find_in_class_folders
-from pipeline.sources.own import Layout, Listed, OwnSource, read_checked
+from pipeline.sources.own import LISTING, Layout, Listed, OwnSource, read_checked
 from pipeline.sources.pictures import class_indices
 from pipeline.sources.words import count_words, most_frequent, words
 
@@ -67,17 +67,7 @@ class Texts(OwnSource):
         return DataSpec(kind="counts", shape=(size,), dtype="int32", classes=classes, likelihood="multinomial")
 
     def vocabulary(self, raw: Path) -> tuple[str, ...]:
-        files = self.split(raw, "train")
-        counts: Counter[str] = Counter()
-        meter = Meter("words of train", len(files), "texts")
-        for i, file in enumerate(files, 1):
-            with contextlib.suppress(FaultError):  # told where the example is read
-                counts.update(words(read_text(self.folder, file)))
-            meter.update(i)
-        meter.close()
-        if len(counts) < 2:
-            raise DataError(f"{self.folder}: {len(counts)} word(s) in the texts of train; at least 2 are needed")
-        return most_frequent(counts, self.options.num_words)
+        return _vocabulary(self, raw, self.checksums(raw)[LISTING])
 
     def examples(self, raw: Path, split: RawSplit) -> Examples:
         classes, _ = self.read_listing(raw)
@@ -89,6 +79,22 @@ class Texts(OwnSource):
             say(f"texts: {len(files) - len(kept)} of {split} left out, they have no word of the vocabulary")
         files = [files[i] for i in kept]
         return TextFiles([file.key for file in files], every.y[kept], self.folder, files, every.vocabulary)
+
+
+@lru_cache(maxsize=2)  # asked for by spec, by the manifest and for each split, and all of train is read for it
+def _vocabulary(texts: Texts, raw: Path, listing: str) -> tuple[str, ...]:
+    """Train's most frequent words; `listing` is the checksum of the list of files."""
+    files = texts.split(raw, "train")
+    counts: Counter[str] = Counter()
+    meter = Meter("words of train", len(files), "texts")
+    for i, file in enumerate(files, 1):
+        with contextlib.suppress(FaultError):  # told where the example is read
+            counts.update(words(read_text(texts.folder, file)))
+        meter.update(i)
+    meter.close()
+    if len(counts) < 2:
+        raise DataError(f"{texts.folder}: {len(counts)} word(s) in the texts of train; at least 2 are needed")
+    return most_frequent(counts, texts.options.num_words)
 
 
 def _can_be_used(texts: TextFiles, i: int) -> bool:
