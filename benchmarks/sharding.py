@@ -100,7 +100,9 @@ class PeakMemory:
             self.own = max(self.own, process.memory_info().rss / _MIB)
             for child in process.children():
                 try:
-                    # Where they run, not before: a new process shows what it was copied from.
+                    # For a moment a new process shows the memory of the one that it was copied from.
+                    if time.time() - child.create_time() < 0.5:
+                        continue
                     self.writer = max(self.writer, child.memory_info().rss / _MIB)
                 except psutil.Error:
                     continue

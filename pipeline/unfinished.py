@@ -1,13 +1,14 @@
 """The hidden folder in which a run of `shard` works, so that a killed one goes on where it was.
 
-It lies beside the result, for DVC removes a stage's outputs before it runs the stage: `shards/` becomes the result,
-`rows/` holds a Parquet file for each finished tar with its description and its rows of the index, `scratch/` the tars
-that are being written.
+It lies beside the result, for DVC removes a stage's outputs before it runs the stage. `shards/` becomes the result,
+`rows/` holds a Parquet file for each finished tar, with its description and its rows of the index, and `scratch/` the
+tars that are being written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -145,6 +146,10 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ResourceError(f"another `ie shard` works in {folder}; wait for it, or stop it") from error
+        except OSError as error:
+            # Some network file systems have no locks: two runs at once are then not found out.
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
         yield
     finally:
         os.close(handle)

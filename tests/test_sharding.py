@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pipeline.errors import DataError, ResourceError
@@ -150,6 +151,25 @@ def test_a_run_stopped_in_the_middle_is_gone_on_with_and_gives_the_same_bytes(
     assert names(home) == ["made"]
     for path, written in kept.items():
         assert (home / "made" / path.name).stat().st_mtime_ns == written, "it was not written again"
+
+
+def test_a_writer_that_is_killed_is_one_error_and_costs_its_own_tar_alone(
+    whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    home = tmp_path / "shards"
+    (tmp_path / "slow").touch()
+    process = begin(tmp_path, 2)
+    wait_for(lambda: len(finished(home)) >= 2, process)
+    # The tracker of multiprocessing is a child too.
+    writer = next(c for c in psutil.Process(process.pid).children() if "resource_tracker" not in " ".join(c.cmdline()))
+    writer.kill()
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ResourceError" in errors.splitlines()[-1] and f"process {writer.pid} was killed by SIGKILL" in errors
+    num = len(finished(home))
+    assert f"{num} of 9 tars are finished and kept for the next run" in output
+    assert f"{num} of 9 tars are kept" in go_on(home / "made", raw="")
+    assert contents(home / "made") == whole
 
 
 def fail_late(out: Path) -> int:
