@@ -20,13 +20,18 @@ TRAINING = (
     "ie_model.networks",
     "ie_model.objective",
     "ie_model.spec",
+    "pipeline.cache",
     "pipeline.checkpoint",
+    "pipeline.index",
     "pipeline.labels",
     "pipeline.loop",
+    "pipeline.plan",
     "pipeline.ranks",
     "pipeline.reader",
     "pipeline.samples",
     "pipeline.shards",
+    "pipeline.slices",
+    "pipeline.store",
     "pipeline.tars",
 )
 # What its measures are a function of as well.
