@@ -46,8 +46,9 @@ class EpochPlan:
             return permutation
         # Left out are `rest` consecutive points of a fixed order, further on each epoch.
         fixed = np.random.default_rng([self.seed]).permutation(self.num_points)
-        left_out = fixed[(epoch * rest + np.arange(rest)) % self.num_points]
-        return permutation[~np.isin(permutation, left_out)]
+        kept = np.ones(self.num_points, dtype=bool)
+        kept[fixed[(epoch * rest + np.arange(rest)) % self.num_points]] = False
+        return permutation[kept[permutation]]
 
     def batches(self, epoch: int, rank: int, start_step: int = 0) -> Iterator[IntArray]:
         """Positions of each step of a rank, `[batch_size / world_size]` each, from `start_step` on."""

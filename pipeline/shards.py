@@ -37,6 +37,9 @@ class File(BaseModel):
 class Shard(File):
     """One tar."""
 
+    path: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+=-]*(/[A-Za-z0-9_][A-Za-z0-9_.+=-]*)*$", max_length=1000)
+    """Its name, with folders where tars of others lie in some; none begins with a dot, so none leads out."""
+
     samples: int = Field(ge=1)
 
 

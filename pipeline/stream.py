@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import connection, parent_process
@@ -203,24 +204,28 @@ class ShardStream:
         if self._num_workers == 0:
             self._running = iter(self._blocks)
         else:
-            loader = DataLoader(
-                self._blocks,
-                batch_size=None,
-                num_workers=self._num_workers,
-                prefetch_factor=_PREFETCH,
-                multiprocessing_context=_context(),
-                worker_init_fn=functools.partial(_begin, dict(os.environ)),
-                # Its own: the default draws from PyTorch's global state, on which a run's numbers depend.
-                generator=torch.Generator(),
-            )
-            self._running = iter(loader)
+            with warnings.catch_warnings():
+                # More processes than cores: the user's choice, and right where a store is slow.
+                warnings.filterwarnings("ignore", "This DataLoader will create")
+                loader = DataLoader(
+                    self._blocks,
+                    batch_size=None,
+                    num_workers=self._num_workers,
+                    prefetch_factor=_PREFETCH,
+                    multiprocessing_context=_context(),
+                    worker_init_fn=functools.partial(_begin, dict(os.environ)),
+                    # Its own: the default draws from PyTorch's global state, on which a run's numbers depend.
+                    generator=torch.Generator(),
+                )
+                self._running = iter(loader)
         return self._running
 
     def _next(self, blocks: Iterator[_Block]) -> _Block:
         try:
             block = next(blocks)
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # What PyTorch says of it depends on what the process was at.
+            if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
                 raise
             raise ResourceError(
                 "a loader process was ended from outside, perhaps for lack of memory; "
