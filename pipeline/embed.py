@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from ie_model.inference import encode
 from ie_model.networks import to_float
@@ -17,14 +16,13 @@ from pipeline.errors import DataError
 from pipeline.files import sha256_file
 from pipeline.latents import latent_writer
 from pipeline.models import read_model
+from pipeline.pictures import SUFFIXES, decode_picture, picture_size
 from pipeline.progress import Log, Meter
 from pipeline.reader import padded
 from pipeline.samples import check_example
 from pipeline.shards import read_manifest
-from pipeline.sources.base import Example
+from pipeline.sources.base import Example, Values
 from pipeline.tars import iter_shard
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def embed(model: Path, source: Path, out: Path, log: Log, *, resize: bool, batch_size: int, device: str) -> int:
@@ -33,7 +31,8 @@ def embed(model: Path, source: Path, out: Path, log: Log, *, resize: bool, batch
     Args:
         source: an image, a folder of images (searched deeply), a `.npy` array `[N, *shape]` of uint8,
             or a folder of shards with its manifest.
-        resize: scale images of another size to the model's; without it they are refused.
+        resize: scale images of another size until they cover the model's, and take their middle; without it they are
+            refused.
 
     Raises:
         DataError: the model or an input is missing, damaged or does not fit; the message names the file.
@@ -63,14 +62,14 @@ def open_examples(source: Path, spec: DataSpec, resize: bool) -> tuple[int, Iter
         raise DataError(f"no such file or folder: {source}")
     if source.is_dir() and (source / "manifest.json").is_file():
         return _from_shards(source, spec)
-    if spec.kind == "image" and (source.is_dir() or source.suffix.lower() in IMAGE_SUFFIXES):
+    if spec.kind == "image" and (source.is_dir() or source.suffix.lower() in SUFFIXES):
         files = [source] if source.is_file() else _images_in(source)
         return len(files), (
             Example(f.stem if source.is_file() else _key(f, source), _image(f, spec, resize), None) for f in files
         )
     if source.suffix == ".npy":
         return _from_array(source, spec)
-    images = f"an image ({', '.join(IMAGE_SUFFIXES)}), a folder of images, " if spec.kind == "image" else ""
+    images = f"an image ({', '.join(SUFFIXES)}), a folder of images, " if spec.kind == "image" else ""
     raise DataError(
         f"{source}: not something that can be embedded by a model of {spec.kind}; allowed: {images}a .npy array, "
         "a folder of shards with its manifest.json"
@@ -78,9 +77,9 @@ def open_examples(source: Path, spec: DataSpec, resize: bool) -> tuple[int, Iter
 
 
 def _images_in(folder: Path) -> list[Path]:
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
     if not files:
-        raise DataError(f"{folder}: no image in it (looked for {', '.join(IMAGE_SUFFIXES)})")
+        raise DataError(f"{folder}: no image in it (looked for {', '.join(SUFFIXES)})")
     return files
 
 
@@ -88,22 +87,18 @@ def _key(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix()
 
 
-def _image(file: Path, spec: DataSpec, resize: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _image(file: Path, spec: DataSpec, resize: bool) -> Values:
+    """As `shard` makes them of a folder of images, so that a model sees what it was trained on."""
     channels, height, width = spec.shape
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: not an image that can be read ({error})") from error
-    if image.size != (width, height):
-        if not resize:
+    data = file.read_bytes()
+    if not resize:
+        found = picture_size(data, str(file))
+        if found != (height, width):
             raise DataError(
-                f"{file}: {image.size[0]}x{image.size[1]} pixels, the model takes {width}x{height}; "
-                "add --resize to scale"
+                f"{file}: {found[1]}x{found[0]} pixels, the model takes {width}x{height}; add --resize to scale and "
+                "crop it"
             )
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    array = np.asarray(image, dtype=np.uint8)
-    return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return decode_picture(data, str(file), height, width, channels)
 
 
 def _from_array(source: Path, spec: DataSpec) -> tuple[int, Iterator[Example]]:

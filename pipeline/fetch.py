@@ -9,9 +9,11 @@ from pathlib import Path
 
 from pipeline.errors import DataError, FetchError
 from pipeline.files import atomic_file, atomic_folder, remove_leftovers, sha256_file
+from pipeline.foreign import list_tars, tars_location
 from pipeline.params import Params
 from pipeline.progress import Log
-from pipeline.sources import OwnSource, RawFile, Source, make_source
+from pipeline.sources import TARS, OwnSource, RawFile, Source, make_source
+from pipeline.store import StoreSettings
 from pipeline.ways import Deb, Https, Npm, Pypi, Way, WayFailed, from_folder, kept_before, mismatch
 
 
@@ -25,6 +27,8 @@ def fetch(params: Params, project: Path, log: Log) -> Path:
         DataError: own data is not laid out as its source says; the message names what.
         ResourceError: no space, no permission.
     """
+    if params.data.source == TARS:
+        return fetch_tars(params, project, log)
     source = make_source(params.data, project)
     if isinstance(source, OwnSource):
         return fetch_own(source, project, log)
@@ -66,6 +70,16 @@ def fetch_own(source: OwnSource, project: Path, log: Log) -> Path:
     remove_leftovers(out)
     with atomic_folder(out) as part:
         source.write_listing(part, log)
+    return out
+
+
+def fetch_tars(params: Params, project: Path, log: Log) -> Path:
+    """Lists tars of others in data/raw/tars; they stay where they are. Raises as `fetch`."""
+    out = project.resolve() / "data" / "raw" / TARS
+    remove_leftovers(out)
+    with atomic_folder(out) as part:
+        settings = StoreSettings(Path(), 0, params.reader.retries)
+        list_tars(tars_location(params.data.folder, project), part, log, settings)
     return out
 
 

@@ -25,6 +25,7 @@ TRAINING = (
     "pipeline.index",
     "pipeline.labels",
     "pipeline.loop",
+    "pipeline.pictures",
     "pipeline.plan",
     "pipeline.ranks",
     "pipeline.reader",

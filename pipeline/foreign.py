@@ -28,6 +28,8 @@ from pipeline.index import SCHEMA, write_index
 from pipeline.progress import Log
 from pipeline.samples import decode_values
 from pipeline.shards import FORMAT, MANIFEST, Manifest, Shard, Split, SplitName
+from pipeline.sources.own import OwnParams
+from pipeline.sources.pictures import picture_likelihood, picture_shape
 from pipeline.store import Store, StoreSettings
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -42,6 +44,9 @@ _WORDS: Mapping[str, SplitName] = {
     "test": "test",
     "testing": "test",
 }
+ANY_CLASSES = tuple(map(str, range(100_000)))
+"""Classes of a spec that leaves their number to the labels of train."""
+
 _BLOCK = 8 << 20
 _LARGEST_LABEL = 1 << 20
 
@@ -129,7 +134,7 @@ def index_foreign(
 
     def fault(line: str) -> None:
         if faults == "fatal":
-            raise DataError(f"{line}; mend it, or set reader.faults to skip to leave it out")
+            raise DataError(f"{line}; mend it, or set data.faults to skip to leave it out")
         found.append(line)
 
     for path in paths:
@@ -194,10 +199,21 @@ def write_foreign_manifest(
         by_name = sum(split_of(path) == name for path in members)
         log(f"shard: {name}: {len(members)} tars, {by_name} by their names")
     splits: dict[SplitName, Split] = {}
+    skipped = 0
+    # Train first: it says how many classes there are, where the spec does not.
     for name, members in parts.items():
         read = index_foreign(store, members, name, spec, faults, log)
+        skipped += len(read.faults)
         y = read.rows["y"].to_numpy()
+        counted = name == "train" and spec.classes == ANY_CLASSES
+        if counted:
+            spec = spec.model_copy(update={"classes": _numbered(1 + max(1, int(y.max(initial=-1))))})
         counts = np.bincount(y[y >= 0], minlength=spec.num_classes).tolist()
+        if counted and min(counts) < 2:
+            raise DataError(
+                f"class {spec.classes[counts.index(min(counts))]} has {min(counts)} samples in train's tars; each of "
+                f"0 to {spec.num_classes - 1} needs two: labels must count from 0 on without gaps"
+            )
         splits[name] = Split(
             samples=len(read.rows),
             class_counts=dict(zip(spec.classes, counts, strict=True)),
@@ -212,10 +228,46 @@ def write_foreign_manifest(
         spec=spec,
         encoding="picture",
         split_seed=seed,
+        skipped={"fault": skipped} if skipped else {},
         splits=splits,
     )
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     return manifest
+
+
+def list_tars(location: str, raw: Path, log: Log, settings: StoreSettings | None = None) -> None:
+    """Writes `files.json` in `raw`: names and sizes of the tars at a location, by which `fetch` sees that they changed.
+
+    Raises:
+        DataError: the folder is missing or has no tar.
+        ResourceError: an object store cannot be reached.
+    """
+    store = Store(location, settings)
+    sizes = {path: store.size(path) for path in store.list(".tar")}
+    if not sizes:
+        raise DataError(f"no .tar in {location}")
+    write_json(raw / "files.json", {"location": store.location, "bytes": sizes})
+    log(f"fetch: tars, {len(sizes)} in {location}, {sum(sizes.values()) / 1e6:,.0f} MB; they stay where they are")
+
+
+def tars_location(folder: str, project: Path) -> str:
+    """Where data.folder points to: an absolute folder, or an object store's prefix."""
+    return folder.rstrip("/") if "://" in folder else str((project / folder).resolve())
+
+
+def tars_spec(options: OwnParams) -> DataSpec:
+    """Of pictures in tars; `ANY_CLASSES` where the number of classes is not given."""
+    return DataSpec(
+        kind="image",
+        shape=picture_shape(options),
+        dtype="uint8",
+        classes=_numbered(options.num_classes) if options.num_classes else ANY_CLASSES,
+        likelihood=picture_likelihood(options),
+    )
+
+
+def _numbered(num: int) -> tuple[str, ...]:
+    return tuple(map(str, range(num)))
 
 
 class _NotWhole(Exception):

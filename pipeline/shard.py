@@ -14,8 +14,9 @@ from ie_model.spec import DataSpec
 from pipeline import sources
 from pipeline.deal import Deal, deal
 from pipeline.errors import DataError
-from pipeline.files import remove_leftovers, resources, sha256_file, write_json
+from pipeline.files import atomic_folder, read_json, remove_leftovers, resources, sha256_file, write_json
 from pipeline.fingerprint import fingerprint
+from pipeline.foreign import tars_location, tars_spec, write_foreign_manifest
 from pipeline.index import describe_rows
 from pipeline.jobs import shards_folder
 from pipeline.packing import Faults, Packing, Tar, pack_tar
@@ -23,8 +24,9 @@ from pipeline.params import Params
 from pipeline.progress import Log, Meter
 from pipeline.samples import Encoding
 from pipeline.shards import FORMAT, MANIFEST, Manifest, Split, SplitName
-from pipeline.sources import OwnSource, Source, make_source
+from pipeline.sources import TARS, OwnSource, Source, make_source
 from pipeline.sources.base import Examples, RawSplit
+from pipeline.store import StoreSettings
 from pipeline.unfinished import Unfinished, unfinished
 from pipeline.workers import num_cpus, run_tasks
 
@@ -68,6 +70,8 @@ def shard(params: Params, project: Path, log: Log) -> Path:
         DataError: a raw file is missing or does not match its checksum, or an example is not valid.
         ResourceError: no space, no permission; or a writer process was killed.
     """
+    if params.data.source == TARS:
+        return _index_tars(params, project, log)
     source = make_source(params.data, project)
     raw = (project / "data" / "raw" / source.name).resolve()
     checksums = check_raw_files(source, raw)
@@ -87,6 +91,25 @@ def shard(params: Params, project: Path, log: Log) -> Path:
         split_seed=params.data.split_seed,
     )
     pack(content, layout, out, log, faults=params.data.faults)
+    return out
+
+
+def _index_tars(params: Params, project: Path, log: Log) -> Path:
+    """Tars of others get a manifest and indices, and stay where they are. Raises as `shard`."""
+    raw = project / "data" / "raw" / TARS
+    listed = read_json(raw / "files.json", "the list of tars (run `ie fetch`)")
+    location = tars_location(params.data.folder, project)
+    if listed["location"] != location:
+        raise DataError(f"{raw} lists the tars of {listed['location']}, not of {location}; run `ie fetch`")
+    out = shards_folder(params, project)
+    remove_leftovers(out)
+    settings = StoreSettings(Path(), 0, params.reader.retries)
+    with atomic_folder(out) as part:
+        manifest = write_foreign_manifest(
+            part, location, tars_spec(params.data.own), params.data.split_seed, params.data.faults, log, settings
+        )
+    sizes = ", ".join(f"{name} {split.samples} in {len(split.shards)}" for name, split in manifest.splits.items())
+    log(f"shard: {manifest.spec.num_classes} classes; samples in tars: {sizes}; they stay in {location}; {out}")
     return out
 
 

@@ -134,6 +134,7 @@ _UNITS = {
     "kl": "_nats",
     "prune_gap": "_nats",
     "classes_alive": "",
+    "skipped": "",
 }
 
 

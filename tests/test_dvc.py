@@ -171,7 +171,7 @@ def test_embed_of_the_shards_equals_the_latents_of_evaluate(project: Path, tmp_p
     ("name", "content", "message"),
     [
         ("gone.png", None, "no such file or folder"),
-        ("broken.png", b"not an image", "not an image that can be read"),
+        ("broken.png", b"not an image", "not a picture"),
         ("x.npy", b"nothing", "not a .npy array that can be read"),
         ("x.txt", b"text", "not something that can be embedded"),
     ],

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from pipeline.fingerprint import MEASURING, TRAINING
 from tests.project import REPOSITORY
@@ -36,3 +37,11 @@ def test_measures_are_named_by_all_code_that_makes_them() -> None:
     brought = loaded_by("pipeline.scoring") | loaded_by("pipeline.oracle")
     sources = {name for name in brought if name.startswith("pipeline.sources.")}
     assert brought - ASIDE - sources - aside - set(MEASURING) == set()
+
+
+@pytest.mark.parametrize(("stage", "modules"), [("train", TRAINING), ("sweep", MEASURING), ("evaluate", MEASURING)])
+def test_a_stage_depends_on_all_code_that_its_numbers_depend_on(stage: str, modules: tuple[str, ...]) -> None:
+    deps = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"][stage]["deps"]
+    files = {name.replace(".", "/") + ".py" for name in modules if name.startswith("pipeline.")}
+    assert files - set(deps) == set()
+    assert "ie_model" in deps

@@ -142,9 +142,9 @@ FAULTS = {
     "two labels": ([*samples("k"), ("k.json", b'{"label": 0}')], r"key 'k': two labels, 1 and 0"),
     "two pictures": ([*samples("k"), ("k.jpg", picture(1, "jpeg"))], r"key 'k': more than one picture"),
     "twice": ([*samples("k", "l", "k")], r"key 'k': the key occurs twice in split val"),
-    "undecodable": ([("k.png", b"x" * 99), ("k.cls", b"1")], r"key 'k': .png: picture cannot be decoded"),
-    "bomb": ([("k.png", bomb()), ("k.cls", b"1")], r"key 'k': .png: picture cannot be decoded"),
-    "gif": ([("k.png", picture(1, "gif")), ("k.cls", b"1")], r"key 'k': .png: picture cannot be decoded"),
+    "undecodable": ([("k.png", b"x" * 99), ("k.cls", b"1")], r"key 'k': .png: not a picture"),
+    "bomb": ([("k.png", bomb()), ("k.cls", b"1")], r"key 'k': .png: cannot be decoded as a picture"),
+    "gif": ([("k.png", picture(1, "gif")), ("k.cls", b"1")], r"key 'k': .png: not a picture"),
 }
 
 

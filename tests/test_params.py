@@ -66,7 +66,7 @@ def test_the_shipped_params_are_valid_and_frozen() -> None:
         ("sweep.label_counts", [100, 70_000], r"sweep\.label_counts\[1\] is 70000, more labels than points"),
         ("sweep.methods", ["plain", "best"], r"sweep\.methods\[1\] is \"best\"; allowed: 'supervised', .*'plain'"),
         ("sweep.seeds", [0, 0], r"sweep: seeds holds a value twice: \[0, 0\]"),
-        ("data.source", "cifar", r"data: source is 'cifar'; allowed: basic-motions, .*, table, texts"),
+        ("data.source", "cifar", r"data: source is 'cifar'; allowed: basic-motions, .*, table, tars, texts"),
         ("data.folder", None, r"data\.folder is null; allowed: .*string"),
         ("data.folder", "", r'data\.folder is ""; allowed: .*at least 1 char'),
         ("data.own.hieght", 3, r"data\.own\.hieght: unknown key; did you mean height\?"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.errors import FaultError
-from pipeline.sources.pictures import decode_picture
+from pipeline.pictures import decode_picture
 
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
 

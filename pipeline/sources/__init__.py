@@ -38,6 +38,10 @@ OWN: dict[str, type[OwnSource]] = {"images": Images, "table": Table, "texts": Te
 """The user's own data, read from data.folder."""
 
 
+TARS = "tars"
+"""Webdataset tars of others, which are read as they are: `pipeline.foreign`."""
+
+
 class Choice(Protocol):
     """What a source is chosen by: `pipeline.params.DataParams`."""
 
@@ -69,4 +73,15 @@ def make_source(data: Choice, project: Path) -> Source:
     return OWN[data.source](project.resolve() / data.folder, data.own, data.split_seed)
 
 
-__all__ = ["OWN", "SOURCES", "Example", "Examples", "OwnParams", "OwnSource", "RawFile", "Source", "make_source"]
+__all__ = [
+    "OWN",
+    "SOURCES",
+    "TARS",
+    "Example",
+    "Examples",
+    "OwnParams",
+    "OwnSource",
+    "RawFile",
+    "Source",
+    "make_source",
+]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pipeline.pictures import SUFFIXES
 from pipeline.sources.folders import find_in_class_folders
 from pipeline.sources.own import Layout
-from pipeline.sources.pictures import SUFFIXES, PictureSource
+from pipeline.sources.pictures import PictureSource
 
 
 class Images(PictureSource):

@@ -26,7 +26,7 @@ _UNSAFE = re.compile("[^A-Za-z0-9]+")
 
 
 class OwnParams(BaseModel):
-    """What becomes of the user's own data, in sources `images`, `table`, `texts` and `series`."""
+    """What becomes of the user's own data, in sources `images`, `table`, `texts`, `series` and `tars`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -41,6 +41,9 @@ class OwnParams(BaseModel):
 
     likelihood: Literal["auto", "bernoulli", "discretized_logistic"]
     """Of images; `auto`: `bernoulli` for one channel, `discretized_logistic` for three."""
+
+    num_classes: int = Field(ge=0, le=100_000)
+    """Of tars, whose labels are numbers: 0 takes as many as the largest label in train says."""
 
     num_words: int = Field(ge=2, le=1_000_000)
     """Of texts: as many of train's most frequent words are counted, if it has so many."""

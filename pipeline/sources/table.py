@@ -8,10 +8,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import DataError
+from pipeline.pictures import SUFFIXES
 from pipeline.sources.base import KEY, RawSplit
 from pipeline.sources.folders import checked_folder, checked_link
 from pipeline.sources.own import Found, Layout, key_of
-from pipeline.sources.pictures import SUFFIXES, PictureSource
+from pipeline.sources.pictures import PictureSource
 
 _COLUMNS = ("path", "label", "split", "key")
 _TABLES = (".csv", ".parquet")
