@@ -13,7 +13,8 @@ from pipeline.fingerprint import MEASURING, TRAINING
 from tests.project import REPOSITORY
 
 # Of these a run's numbers do not depend: messages, reading and writing of files, raw data that has become shards.
-ASIDE = {"pipeline", "ie_model", "pipeline.errors", "pipeline.files", "pipeline.sources", "pipeline.sources.base"}
+ASIDE = {"pipeline", "ie_model", "pipeline.errors", "pipeline.files", "pipeline.progress"}
+ASIDE |= {"pipeline.sources", "pipeline.sources.base"}
 
 
 def loaded_by(module: str) -> set[str]:
