@@ -205,7 +205,7 @@ def _tuner(trainable: Any, settings: SearchParams, concurrent: int, store: Path,
     class Watcher(tune.Callback):
         """A line for each trial that ends."""
 
-        def setup(self, **info: Any) -> None:
+        def setup(self, *arguments: Any, **info: Any) -> None:
             # Not in a constructor: a search that goes on has this object from the one that was interrupted.
             self._started, self._before = time.monotonic(), -1
 
