@@ -34,7 +34,7 @@ from pipeline.params import Params, parse_params
 from pipeline.progress import Log, say, time_left
 from pipeline.sessions import TrialSession
 from pipeline.shards import read_manifest, verify_shards
-from pipeline.sweep import alone, pack
+from pipeline.sweep import alone, end_when_interrupted, pack
 
 _METRICS = {"val_error": "min", "val_nll": "min", "val_bound": "max"}
 _TRAIN = ("train.learning_rate", "train.batch_size", "train.warmup_steps")
@@ -72,7 +72,10 @@ def search(params: Params, project: Path, log: Log) -> Path:
     check_space(params)
     folder = shards_folder(params, project)
     manifest = read_manifest(folder)
-    labels_per_class(settings.label_count, manifest.splits["train"].class_counts, settings.seed)
+    try:
+        labels_per_class(settings.label_count, manifest.splits["train"].class_counts, settings.seed)
+    except ParamsError as error:
+        raise ParamsError(str(error).replace("labels.count", "search.label_count", 1)) from error
     store = (project / params.storage.url).resolve() / "search"
     with alone(store.parent / "search.lock", "search"):
         verify_shards(folder, manifest, ("train", "val"))
@@ -174,6 +177,7 @@ def _run(params: Params, project: Path, store: Path, log: Log) -> list[Tried]:
     with ray_cluster() as resources:
         from ray import tune
 
+        end_when_interrupted()
         check_resources(resources, workers=1, threads=threads, device=device)
         packing = pack(resources, threads=threads, device=device, max_concurrent=params.sweep.max_concurrent)
         trainable = tune.with_resources(

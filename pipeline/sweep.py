@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -86,6 +87,11 @@ def alone(path: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
+def end_when_interrupted() -> None:
+    """Lets Ctrl-C end the stage. Tune would catch it and return as if all were done, with trials that never ran."""
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+
+
 @dataclass(frozen=True)
 class Packing:
     """How trials share the machine."""
@@ -126,6 +132,7 @@ def _run(trials: list[Trial], store: Path, params: Params, project: Path, log: L
         from ray import tune
         from ray.util.queue import Queue
 
+        end_when_interrupted()
         check_resources(resources, workers=1, threads=threads, device=device)
         packing = pack(resources, threads=threads, device=device, max_concurrent=params.sweep.max_concurrent)
         queue = Queue(actor_options={"num_cpus": 0})
