@@ -45,7 +45,7 @@ def error_against_labels(table_csv: Path, out: Path, published: Sequence[Publish
     references = [(work, shown) for work, shown in references if shown]
     every = np.concatenate([errors, *(list(shown.values()) for _, shown in references)])
     log_y = every.min() > 0 and every.max() / every.min() > 8
-    with saved_figure(out, (10.0 if references else 7.0, 4.4)) as figure:
+    with saved_figure(out, (11.5 if references else 7.0, 4.4)) as figure:
         ax = figure.add_subplot()
         handles: list[Any] = []
         names: list[str] = []
@@ -70,7 +70,7 @@ def error_against_labels(table_csv: Path, out: Path, published: Sequence[Publish
         for index, (work, shown) in enumerate(references):
             (line,) = ax.plot(
                 list(shown), list(shown.values()), color="#888888", linewidth=1.0, markersize=5, markerfacecolor="none",
-                linestyle=_DASHES[index % len(_DASHES)], marker=MARKERS[index % len(MARKERS)],
+                linestyle=_DASHES[index % len(_DASHES)] if len(shown) > 1 else "", marker=MARKERS[index % len(MARKERS)],
             )  # fmt: skip
             handles.append(line)
             names.append(f"published: {work.name} ({work.source})")
