@@ -1,10 +1,10 @@
 """What a sweep costs beside its trials: `ie sweep` against the same training loops without Ray, side by side.
 
-`python benchmarks/sweep.py` takes about half an hour on 2 cores, `--small` minutes. Both sides train the same jobs from
-nothing, one thread each, as many at a time as there are cores, and score the test split; the bare side has a process
-for each lane, which pays its imports once as a sweep's worker does. They take turns, so that whatever else the machine
-does falls on both. Adds to benchmarks/sweep.json the wall seconds of each pair and the overhead, the median over pairs
-of sweep / bare - 1.
+`python benchmarks/sweep.py [--small] [PAIRS]`; a small pair is minutes on 2 free cores. Both sides train the same jobs
+from nothing, one thread each, as many at a time as there are cores, and score the test split; the bare side has a
+process for each lane, which pays its imports once as a sweep's worker does. They take turns, so that whatever else the
+machine does falls on both. Adds to benchmarks/sweep.json the wall seconds of each pair and the overhead, the median over
+pairs of sweep / bare - 1.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SMALL: dict[str, Any] = {
     "data": {"source": "digits"},
     "sweep": {"label_counts": [100], "methods": ["plain"], "seeds": [0, 1, 2, 3], "epochs": 150},
 }
-PAIRS = 3
+_PAIRS = 3
 
 # One lane of the bare side: every n-th trial, one after the other, in one process.
 LANE = """
@@ -97,12 +97,13 @@ def main() -> None:
     """Runs pairs and keeps their times."""
     small = "--small" in sys.argv
     changes = SMALL if small else FULL
+    number = next((int(word) for word in sys.argv[1:] if word.isdigit()), _PAIRS)
     lanes = os.cpu_count() or 1
     pairs = []
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent)
         prepare(folder, changes)
-        for i in range(PAIRS):
+        for i in range(number):
             # The order turns, so that neither side always finds a machine that has just worked.
             sides = {"bare": lambda: timed_bare(folder, lanes), "sweep": lambda: timed_sweep(folder)}
             order = list(sides) if i % 2 == 0 else list(sides)[::-1]
