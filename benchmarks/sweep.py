@@ -3,8 +3,8 @@
 `python benchmarks/sweep.py [--small] [PAIRS]`; a small pair is minutes on 2 free cores. Both sides train the same jobs
 from nothing, one thread each, as many at a time as there are cores, and score the test split; the bare side has a
 process for each lane, which pays its imports once as a sweep's worker does. They take turns, so that whatever else the
-machine does falls on both. Adds to benchmarks/sweep.json the wall seconds of each pair and the overhead, the median over
-pairs of sweep / bare - 1.
+machine does falls on both. Adds to benchmarks/sweep.json the wall seconds of each pair and the overhead, the median of
+sweep / bare - 1.
 """
 
 from __future__ import annotations
