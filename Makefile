@@ -1,15 +1,19 @@
 # `make repro`: everything, from nothing to results.    `make test`: the fast tests.
+# `make results`: the published tables, many hours on 2 cores; interrupted, it goes on.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test test-all check env clean
+.PHONY: repro results test test-all check env clean
 
 repro: env
 	@dvc repro
 	@ie results
+
+results: env
+	@python docs/tables.py --all
 
 test: env
 	@pytest

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pipeline.params import Params
 

@@ -71,6 +71,54 @@ def sweep(
         run(loaded, project, say, fresh=fresh)
 
 
+@app.command(short_help="Optuna and ASHA on val; prints what it found.")
+def search(params: ParamsOption = _PARAMS) -> None:
+    """Search parameters of objective and optimizer on val, into results/search. The test split is not read."""
+    with stage(params) as (loaded, project):
+        from pipeline.search import search as run
+
+        run(loaded, project, say)
+
+
+@app.command(short_help="Named values over params.yaml.")
+def preset(
+    name: Annotated[
+        str | None, typer.Argument(help="A preset, or a YAML file such as results/search/best.yaml; none: lists them.")
+    ] = None,
+    write: Annotated[bool, typer.Option("--apply", help="Write the values into params.yaml instead.")] = False,
+    params: ParamsOption = _PARAMS,
+) -> None:
+    """Print a preset as arguments, for `dvc exp run $(ie preset NAME)`, or apply it to params.yaml."""
+    with user_errors():
+        from pipeline.overlay import apply_overlay, check_overlay, preset_names, read_overlay, set_params
+
+        project = params.resolve().parent
+        if name is None:
+            for known, about in preset_names(project).items():
+                say(f"{known:<12} {about}")
+            return
+        changes = read_overlay(name, project)
+        check_overlay(changes, params, name)
+        if write:
+            apply_overlay(changes, params)
+            say(f"preset: {name} is in {params.name} now")
+        else:
+            say(set_params(changes))
+
+
+@app.command(short_help="A sweep's summary, made again.")
+def summary(
+    folder: Annotated[Path, typer.Argument(help="Folder with results.parquet.")] = Path("results/sweep"),
+    baseline: Annotated[str | None, typer.Option("--baseline", help="Method to compare with.")] = None,
+) -> None:
+    """Make summary.md and summary.tex from a sweep's results.parquet again, and print the former."""
+    with user_errors():
+        from pipeline.summary import write_summary
+
+        write_summary(folder, baseline)
+        say((folder / "summary.md").read_text().rstrip())
+
+
 @app.command(short_help="Latents, metrics and figures of the model.")
 def evaluate(params: ParamsOption = _PARAMS) -> None:
     """Measure the trained model on every split: latents, metrics and figures in results/evaluate."""

@@ -7,7 +7,6 @@ A table that is missing, damaged or lacks a column is a DataError that names the
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import re
 import warnings
@@ -22,7 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -34,7 +33,7 @@ from pipeline.tables import numbers, read_csv, read_images, read_test_latents
 
 DPI = 150
 
-_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, told apart by readers with any colour vision."""
 
 _CLASSES = (
@@ -42,7 +41,7 @@ _CLASSES = (
 )  # fmt: skip
 """Paul Tol's muted colours with three swapped for contrast; classes 10..19 repeat them with another marker."""
 
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 _STYLE: Any = {
     "font.size": 10.0,
@@ -103,81 +102,14 @@ def training_curves(history_csv: Path, out: Path) -> None:
             ax = figure.add_subplot(num_rows, num_columns, index + 1)
             for line, (name, y) in enumerate(drawn):
                 seen = np.isfinite(y)
-                marker = _MARKERS[line] if seen.sum() <= 40 else None
-                ax.plot(epoch[seen], y[seen], color=_LINES[line], marker=marker, markersize=3.5, label=name)
+                marker = MARKERS[line] if seen.sum() <= 40 else None
+                ax.plot(epoch[seen], y[seen], color=LINES[line], marker=marker, markersize=3.5, label=name)
             if len(drawn) > 1:
                 ax.legend()
             ax.set(title=title, xlabel="epoch", ylabel=ylabel)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
             if title in ("Validation error", "Share of confident points"):
                 ax.set_ylim(bottom=0)
-
-
-def error_against_labels(table_csv: Path, out: Path) -> None:
-    """Test error by number of labels, a line per method: mean over seeds, bars of one standard deviation (n - 1).
-
-    Args:
-        table_csv: columns method, labels (a count over all classes), seed, test_error_pct (percent); one row a run. A
-            run without an error rate (it failed) is left out.
-    """
-    table = read_csv(table_csv, ["method", "labels", "seed", "test_error_pct"])
-    labels = numbers(table, "labels", table_csv)
-    errors = numbers(table, "test_error_pct", table_csv, gaps=True)
-    finished = np.isfinite(errors)
-    if not finished.any():
-        raise DataError(f"no run in the table has an error rate: {table_csv}")
-    labels, errors = labels[finished], errors[finished]
-    table = {name: list(itertools.compress(cells, finished)) for name, cells in table.items()}
-    if labels.min() <= 0:
-        raise DataError(f"column labels must hold counts above 0, got {labels.min():g}: {table_csv}")
-    methods = list(dict.fromkeys(table["method"]))
-    method = np.array(table["method"], dtype=object)
-    counts = np.unique(labels)
-    log_y = errors.min() > 0 and errors.max() / errors.min() > 8
-    with saved_figure(out, (7.0, 4.4)) as figure:
-        ax = figure.add_subplot()
-        handles, names = [], []
-        for index, name in enumerate(methods):
-            mine = method == name
-            x = np.unique(labels[mine])
-            runs = [errors[mine & (labels == count)] for count in x]
-            mean = np.array([run.mean() for run in runs])
-            # One run has no spread, and so no bar.
-            std = np.array([run.std(ddof=1) if len(run) > 1 else np.nan for run in runs])
-            # On a log axis a bar must not reach 0; it is cut at a tenth of the mean.
-            down = np.minimum(std, 0.9 * mean) if log_y else std
-            # Methods stand a little apart, so that their bars do not hide each other.
-            shifted = x * 1.035 ** (index - (len(methods) - 1) / 2)
-            bars = ax.errorbar(
-                shifted, mean, yerr=np.stack([down, std]), color=_LINES[index % len(_LINES)], capsize=3,
-                marker=_MARKERS[index % len(_MARKERS)], markersize=5.5, linewidth=1.5,
-                linestyle="-" if index < len(_LINES) else "--",
-            )  # fmt: skip
-            handles.append(bars)
-            names.append(f"{shortened(name)} ({_seeds(runs)})")
-        ax.set_xscale("log")
-        if log_y:
-            ax.set_yscale("log")
-            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            ax.yaxis.set_minor_locator(NullLocator())
-            ax.set_ylim(_step_125(errors.min(), down=True), _step_125(errors.max(), down=False))
-        else:
-            ax.set_ylim(bottom=0)
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_locator(FixedLocator(counts.tolist()))
-        ax.xaxis.set_major_formatter(FixedFormatter([f"{count:,.0f}" for count in counts]))
-        ax.set_xlim(counts[0] / 1.4, counts[-1] * 1.4)
-        span = math.log(counts[-1] / counts[0] * 2)
-        if len(counts) > 1 and np.diff(np.log(counts)).min() < 0.065 * span:
-            ax.tick_params(axis="x", labelrotation=45)
-        ax.set(
-            title="Test error by number of labels (mean, one standard deviation over seeds)",
-            xlabel="labelled examples, all classes together",
-            ylabel="test error (%)",
-        )
-        # Handed over as a list: a label of its own that starts with "_" would be left out of the legend.
-        ax.legend(handles, names)
 
 
 def confusion_matrix(confusion_csv: Path, out: Path) -> None:
@@ -261,7 +193,7 @@ def latent_map(
         figure.suptitle(f"{name[column]} ({len(x):,} test points)")
         if len(classes) <= 20:
             handles = [
-                Line2D([], [], linestyle="", marker=_MARKERS[i // len(_CLASSES)], color=_CLASSES[i % len(_CLASSES)])
+                Line2D([], [], linestyle="", marker=MARKERS[i // len(_CLASSES)], color=_CLASSES[i % len(_CLASSES)])
                 for i in range(len(classes))
             ]
             names = [shortened(label) for label in classes]
@@ -359,11 +291,11 @@ def calibration(calibration_csv: Path, out: Path) -> None:
         axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         top, bottom = axes
         top.plot([0, 1], [0, 1], color="#777777", linestyle="--", label="perfectly calibrated")
-        top.plot(confidence[filled], accuracy[filled], color=_LINES[0], marker="o", markersize=5, label="this model")
+        top.plot(confidence[filled], accuracy[filled], color=LINES[0], marker="o", markersize=5, label="this model")
         top.set(ylabel="accuracy (share right)", xlim=(0, 1), ylim=(0, 1.03))
         top.set_title(f"Calibration: ECE {ece:.4f} in {bins} bins")
         top.legend(loc="best")
-        bottom.bar((edges[:-1] + edges[1:])[filled] / 2, count[filled], width=0.9 / bins, color=_LINES[0])
+        bottom.bar((edges[:-1] + edges[1:])[filled] / 2, count[filled], width=0.9 / bins, color=LINES[0])
         bottom.set_yscale("log")
         bottom.set_ylim(0.7, 10 ** math.ceil(math.log10(count.max()) + 0.1))
         bottom.yaxis.set_major_locator(LogLocator(numticks=5))
@@ -416,7 +348,7 @@ def _scatter_classes(ax: Axes, points: NDArray[np.float64], index: NDArray[np.in
         ax.scatter(points[:, 0], points[:, 1], s=size, c=index, cmap="viridis", alpha=0.75, linewidths=0)
         return
     colours = np.array(_CLASSES)[index % len(_CLASSES)]
-    for group, marker in enumerate(_MARKERS[: math.ceil(num_classes / len(_CLASSES))]):
+    for group, marker in enumerate(MARKERS[: math.ceil(num_classes / len(_CLASSES))]):
         mine = index // len(_CLASSES) == group
         ax.scatter(points[mine, 0], points[mine, 1], s=size, c=colours[mine], marker=marker, alpha=0.75, linewidths=0)
 
@@ -435,16 +367,3 @@ def shortened(name: str) -> str:
     """One line of at most 24 letters."""
     line = " ".join(name.split())
     return line if len(line) <= 24 else line[:23] + "…"
-
-
-def _seeds(runs: Sequence[NDArray[np.float64]]) -> str:
-    least, most = min(map(len, runs)), max(map(len, runs))
-    number = str(most) if least == most else f"{least} to {most}"
-    return f"{number} seed" if number == "1" else f"{number} seeds"
-
-
-def _step_125(value: float, down: bool) -> float:
-    """The next of ..., 1, 2, 5, 10, 20, ... below or above."""
-    decade = 10.0 ** math.floor(math.log10(value))
-    steps = [decade * step for step in (0.5, 1, 2, 5, 10, 20)]
-    return max(s for s in steps if s < value) if down else min(s for s in steps if s > value)

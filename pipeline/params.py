@@ -8,19 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ie_model.config import ModelConfig, ObjectiveConfig
 from pipeline.errors import ParamsError
-from pipeline.methods import Method
+from pipeline.grid_params import LabelCount, SearchParams, SweepParams
+from pipeline.grid_params import Section as _Section
 from pipeline.sources import OWN, SOURCES, TARS, OwnParams
-
-LabelCount = Annotated[int, Field(ge=4)] | Annotated[float, Field(gt=0, lt=1)] | Literal["all"]
-"""A whole number is a count over all classes, a number between 0 and 1 a fraction of each class."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class DataParams(_Section):
@@ -167,42 +161,6 @@ class TrainParams(_Section):
         return self
 
 
-class SweepParams(_Section):
-    """The grid of label counts, methods and seeds."""
-
-    label_counts: tuple[LabelCount, ...] = Field(min_length=1)
-    methods: tuple[Method, ...] = Field(min_length=1)
-    """Names of pipeline.methods.METHODS: `supervised` (the same encoder on the labelled points alone), `plain`,
-    `extended` (with augmentation, consistency and averaged weights), `m2`, `vae` and the ablations."""
-
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
-    """One label subset and one initialisation each."""
-
-    epochs: int = Field(ge=1)
-    """Of `plain` and `extended` trials."""
-
-    supervised_steps: int = Field(ge=1)
-    """Steps of `supervised` trials."""
-
-    measures: Literal["errors", "all"]
-    """`errors`: each trial's test error and bound. `all`: every measure of `evaluate`, a minute or two a trial."""
-
-    max_concurrent: int = Field(ge=1)
-    """Trials at a time; each takes train.threads_per_worker threads (or a GPU's equal part)."""
-
-    @model_validator(mode="after")
-    def _check(self) -> SweepParams:
-        for name in ("label_counts", "methods", "seeds"):
-            values = getattr(self, name)
-            if len(set(values)) != len(values):
-                raise ValueError(f"{name} holds a value twice: {list(values)}")
-        if self.methods == ("vae",):
-            raise ValueError(
-                "methods holds 'vae' alone, which has no classes and so no error to plot; add another method"
-            )
-        return self
-
-
 class EvaluateParams(_Section):
     """What is measured on the trained model."""
 
@@ -258,6 +216,7 @@ class Params(_Section):
     reader: ReaderParams
     train: TrainParams
     sweep: SweepParams
+    search: SearchParams
     evaluate: EvaluateParams
     storage: StorageParams
 
@@ -268,6 +227,7 @@ class Params(_Section):
             return self  # checked when the labels are chosen
         counts = [("labels.count", self.labels.count)]
         counts += [(f"sweep.label_counts[{i}]", count) for i, count in enumerate(self.sweep.label_counts)]
+        counts.append(("search.label_count", self.search.label_count))
         for path, count in counts:
             if not isinstance(count, int):
                 continue
@@ -345,7 +305,7 @@ def _describe(error: ValidationError) -> list[str]:
     return phrases
 
 
-_UNION_MEMBERS = ("constrained-int", "constrained-float", "literal['all']", "int", "float", "str", "none")
+_UNION_MEMBERS = ("constrained-int", "constrained-float", "literal[", "bool", "int", "float", "str", "none")
 
 
 def _is_union_member(part: int | str) -> bool:

@@ -36,9 +36,16 @@ class Meter:
         self._first: float | None = None
         self._bar: Any = tqdm(total=total, desc=what, unit=unit, leave=False) if self._terminal else None
 
-    def update(self, done: float, note: str = "") -> None:
-        """`done` units of the total; `note` goes after the rate."""
+    def update(self, done: float, note: str = "", seconds_left: float | None = None) -> None:
+        """`done` units of the total; `note` goes after the rate.
+
+        Args:
+            seconds_left: a better guess than the units' mean rate gives, where units are of unequal size.
+        """
         if self._bar is not None:
+            if seconds_left is not None:
+                self._bar.bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+                note = f"{time_left(seconds_left)} left, {note}"
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._bar.n)
             return
@@ -50,7 +57,9 @@ class Meter:
             return
         self._last = now
         rate = (done - self._first) / (now - self._started)
-        left = time_left((self.total - done) / rate) if rate > 0 else "?"
+        if seconds_left is None and rate > 0:
+            seconds_left = (self.total - done) / rate
+        left = "?" if seconds_left is None else time_left(seconds_left)
         say(f"{self.what}: {done:.7g}/{self.total} {self.unit}, {left} left{', ' + note if note else ''}")
 
     def close(self) -> None:

@@ -51,6 +51,7 @@ def show_results(params: Params, project: Path, log: Log) -> None:
     for what, path in (
         ("latents", "results/evaluate/latents.parquet"),
         ("figures", "results/evaluate/figures/"),
+        ("tables", "results/sweep/summary.md, summary.tex, results.parquet"),
         ("curves", "results/train/curves.png, results/sweep/error_against_labels.png"),
         ("model", "results/train/model/"),
         ("metrics", "dvc metrics show"),

@@ -20,7 +20,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
-from pipeline import figures
+from pipeline import figures, label_curves
 from pipeline.errors import DataError, PipelineError
 
 ODD_NAMES = ("$x$ and $y", "<b>bold</b>", "_hidden", "%d \\frac")
@@ -141,7 +141,7 @@ def grid(key: str, title: str, rows: list[str] | None, columns: list[str] | None
 CASES = {
     "training": Case(history, figures.training_curves),
     "supervised": Case(supervised_history, figures.training_curves),
-    "errors": Case(runs, figures.error_against_labels),
+    "errors": Case(runs, label_curves.error_against_labels),
     "confusion": Case(predictions, figures.confusion_matrix),
     "latents_r": Case(latents, lambda table, out: figures.latent_map(table, "r", out)),
     "latents_v": Case(latents, lambda table, out: figures.latent_map(table, "v_mean", out)),
@@ -252,7 +252,7 @@ def test_odd_class_names_are_shown_as_they_are(tmp_path: Path, drawn_texts: list
     figures.image_grid(arrays(tmp_path, 2, 4), "swap", out, "cost: $1 to $2", ["a", "$b$"], ODD_NAMES)
     assert shown(drawn_texts) >= {*ODD_NAMES, "a", "$b$", "cost: $1 to $2"}
     drawn_texts.clear()
-    figures.error_against_labels(runs(tmp_path, ODD_NAMES[:3]), out)
+    label_curves.error_against_labels(runs(tmp_path, ODD_NAMES[:3]), out)
     assert shown(drawn_texts) >= {f"{name} (1 to 3 seeds)" for name in ODD_NAMES[:3]}
 
 
@@ -307,13 +307,13 @@ def test_counts_are_left_out_above_20_classes(tmp_path: Path, drawn_texts: list[
 
 
 def test_label_counts_are_the_ticks(tmp_path: Path, drawn_texts: list[Text]) -> None:
-    figures.error_against_labels(runs(tmp_path), tmp_path / "out.png")
+    label_curves.error_against_labels(runs(tmp_path), tmp_path / "out.png")
     assert shown(drawn_texts) >= {"100", "600", "1,000", "3,000", "55,000"}
 
 
 def test_an_error_of_zero_can_be_drawn(tmp_path: Path) -> None:
     columns: dict[str, Any] = {"method": ["a", "a"], "labels": [100, 100], "seed": [0, 1], "test_error_pct": [0, 12.5]}
-    figures.error_against_labels(write_csv(tmp_path / "t.csv", columns), tmp_path / "out.png")
+    label_curves.error_against_labels(write_csv(tmp_path / "t.csv", columns), tmp_path / "out.png")
     pixels(tmp_path / "out.png")
 
 
@@ -371,10 +371,10 @@ BINS = {"confidence": [0.4, 0.9], "accuracy": [0.5, 0.8], "count": [3, 7]}
         (figures.training_curves, HISTORY | {"epoch": [1, ""]}, "epoch, row 2 is not a number"),
         (figures.training_curves, HISTORY | {"val_error": ["", "nan"]}, "in none of the columns val_error"),
         (figures.training_curves, {"epoch": [], "loss": []}, "no rows"),
-        (figures.error_against_labels, {"method": ["a"], "labels": [1]}, "lacks column seed, test_error_pct"),
-        (figures.error_against_labels, RUNS | {"labels": ["all"]}, "labels, row 1 is not a number .'all'"),
-        (figures.error_against_labels, RUNS | {"labels": [0]}, "above 0, got 0"),
-        (figures.error_against_labels, RUNS | {"test_error_pct": [""]}, "no run in the table has an error rate"),
+        (label_curves.error_against_labels, {"method": ["a"], "labels": [1]}, "lacks column seed, test_error_pct"),
+        (label_curves.error_against_labels, RUNS | {"labels": ["all"]}, "labels, row 1 is not a number .'all'"),
+        (label_curves.error_against_labels, RUNS | {"labels": [0]}, "above 0, got 0"),
+        (label_curves.error_against_labels, RUNS | {"test_error_pct": [""]}, "no run in the table has an error rate"),
         (figures.confusion_matrix, {"actual": ["a"], "guess": ["a"]}, "lacks column predicted, it has actual, guess"),
         (figures.calibration, {"confidence": [0.5], "count": [1]}, "lacks column accuracy"),
         (figures.calibration, BINS | {"count": [0, 0]}, "no points"),
@@ -399,7 +399,7 @@ def test_a_failed_run_is_left_out(tmp_path: Path, drawn_texts: list[Text]) -> No
         "seed": [0, 1, 0],
         "test_error_pct": [2, "", ""],
     }
-    figures.error_against_labels(write_csv(tmp_path / "t.csv", columns), tmp_path / "out.png")
+    label_curves.error_against_labels(write_csv(tmp_path / "t.csv", columns), tmp_path / "out.png")
     assert "a (1 seed)" in shown(drawn_texts)
     assert not any(text.startswith("b (") for text in shown(drawn_texts))
 

@@ -26,7 +26,7 @@ from pipeline.methods import Method
 from pipeline.params import parse_params
 from pipeline.ranks import connect_ranks
 from pipeline.sessions import TrialSession
-from pipeline.sweep import score
+from pipeline.trials import score
 from tests.project import small_params
 
 METHODS: list[Method] = ["supervised", "plain", "extended", "m2", "vae", "stochastic_r"]

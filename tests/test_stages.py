@@ -158,6 +158,9 @@ def test_a_trial_that_fails_is_reported_and_the_others_are_kept(sharded: Path, t
     with (project / "results/sweep/table.csv").open(newline="") as file:
         status = {row["method"]: row["status"] for row in csv.DictReader(file)}
     assert status == {"supervised": "finished", "plain": "failed"}
+    (log,) = (project / ".runs/trials").glob("*/error.log")
+    assert f"log in {log}" in output
+    assert "attempt 2 of 2" in log.read_text() and "Traceback" in log.read_text()
     metrics = json.loads((project / "results/sweep/metrics.json").read_text())
     assert metrics["trials_failed"] == 1
     assert "supervised_50_test_error_pct" in metrics

@@ -19,7 +19,7 @@ from pipeline.loop import Trainer
 from pipeline.oracle import oracle_folder
 from pipeline.params import Params, parse_params
 from pipeline.shards import read_manifest
-from pipeline.sweep import Trial, TrialResult, _is_finished, _measured_as, plan_trials
+from pipeline.trials import Trial, TrialResult, is_finished, measured_as, plan_trials
 from tests.project import copy_project, small_params, succeed
 
 ORACLE = {"oracle_steps": 3}
@@ -143,7 +143,7 @@ def trials_of(project: Path, params: Params) -> list[Trial]:
     return plan_trials(params, project, read_manifest(project / "data/shards/digits"))
 
 
-def keep(store: Path, trial: Trial, measured_as: str, **measures: float) -> None:
+def keep(store: Path, trial: Trial, asked: str, **measures: float) -> None:
     """A finished trial's result."""
     result = TrialResult(
         fingerprint=trial.job.fingerprint,
@@ -157,7 +157,7 @@ def keep(store: Path, trial: Trial, measured_as: str, **measures: float) -> None
         steps=10,
         seconds=1.0,
         measures=measures,
-        measured_as=measured_as,
+        measured_as=asked,
     )
     write_json(store / trial.job.fingerprint / "result.json", result.model_dump())
 
@@ -177,13 +177,13 @@ GRID = {"label_counts": [50], "methods": ["supervised", "plain"], "seeds": [0]}
 
 def test_what_the_measures_depend_on_names_them() -> None:
     names = [
-        _measured_as(parse_params(small_params(sweep={"measures": "all"}, evaluate=changes)))
+        measured_as(parse_params(small_params(sweep={"measures": "all"}, evaluate=changes)))
         for changes in ({}, {"seed": 1}, {"style_points": 200}, {"oracle_steps": 99})
     ]
     assert len(set(names)) == 4
     assert "" not in names
-    assert _measured_as(parse_params(small_params(sweep={"measures": "all", "epochs": 9}))) == names[0]
-    assert _measured_as(parse_params(small_params(sweep={"measures": "errors"}, evaluate={"seed": 1}))) == ""
+    assert measured_as(parse_params(small_params(sweep={"measures": "all", "epochs": 9}))) == names[0]
+    assert measured_as(parse_params(small_params(sweep={"measures": "errors"}, evaluate={"seed": 1}))) == ""
 
 
 def test_a_result_is_finished_where_it_holds_the_measures_that_are_asked_for(
@@ -191,14 +191,14 @@ def test_a_result_is_finished_where_it_holds_the_measures_that_are_asked_for(
 ) -> None:
     trial = trials_of(digits_project, params_with(tmp_path, sweep=GRID))[0]
     folder = tmp_path / trial.job.fingerprint
-    assert not _is_finished(folder, "")
+    assert not is_finished(folder, "")
     keep(tmp_path, trial, "")
-    assert _is_finished(folder, "")
-    assert not _is_finished(folder, "abc")
+    assert is_finished(folder, "")
+    assert not is_finished(folder, "abc")
     keep(tmp_path, trial, "abc", ece=0.1)
-    assert _is_finished(folder, "abc")
-    assert _is_finished(folder, "")
-    assert not _is_finished(folder, "abd")
+    assert is_finished(folder, "abc")
+    assert is_finished(folder, "")
+    assert not is_finished(folder, "abd")
 
 
 def published(
@@ -222,7 +222,7 @@ def published(
 def test_measures_of_every_trial_are_published_in_the_order_of_the_grid(digits_project: Path, tmp_path: Path) -> None:
     params = params_with(tmp_path, sweep=GRID | {"measures": "all"})
     supervised, plain = trials_of(digits_project, params)
-    asked = _measured_as(params)
+    asked = measured_as(params)
     keep(tmp_path / "trials", plain, asked, ece=0.1, kl_nats=20.5)
     keep(tmp_path / "trials", supervised, asked, ece=0.3)
     lines = list[str]()
@@ -236,7 +236,7 @@ def test_a_trial_that_could_not_be_measured_again_is_a_failed_one(digits_project
     """Its old result is of other settings: it must not be published as what was asked for."""
     params = params_with(tmp_path, sweep=GRID | {"measures": "all"})
     supervised, plain = trials_of(digits_project, params)
-    keep(tmp_path / "trials", supervised, _measured_as(params), ece=0.3)
+    keep(tmp_path / "trials", supervised, measured_as(params), ece=0.3)
     keep(tmp_path / "trials", plain, "other settings", ece=0.1)
     lines = list[str]()
     out = published(digits_project, tmp_path, params, lines, {plain.job.fingerprint: "RuntimeError: broken"})

@@ -13,9 +13,13 @@ import pytest
 import yaml
 
 from docs import tables
+from pipeline.errors import ParamsError
+from pipeline.methods import METHODS
 from pipeline.params import Params, parse_params
+from pipeline.sources import SOURCES
 from tests.project import REPOSITORY
 
+ERRORS_ALONE = ("mnist-labels", "reuters", "japanese-vowels")
 SHIPPED: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
 
 
@@ -42,8 +46,20 @@ def test_params_of_every_table_are_allowed_and_hold_its_changes(name: str) -> No
     for section, changes in tables.TABLES[name].items():
         for key, value in changes.items():
             assert dumped[section][key] == value, f"{section}.{key}"
-    assert params.sweep.measures == "all"
+    assert params.sweep.measures == ("errors" if name in ERRORS_ALONE else "all")
     assert params.sweep.seeds == (0, 1, 2)
+
+
+@pytest.mark.parametrize("name", ERRORS_ALONE)
+def test_every_method_of_a_table_of_label_counts_takes_as_many_steps(name: str) -> None:
+    """Or a difference between them could be one of budget."""
+    params = parsed(name)
+    num_train = SOURCES[params.data.source].num_train
+    assert num_train is not None
+    points = num_train - params.data.num_val(num_train)
+    assert params.sweep.supervised_steps == params.sweep.epochs * (points // params.train.batch_size)
+    assert params.sweep.methods == ("supervised", "m2", "plain", "extended")
+    assert params.sweep.baseline == "m2" and "m2" in METHODS
 
 
 @pytest.mark.parametrize("name", tables.TABLES)
@@ -70,7 +86,7 @@ def test_a_change_may_be_deep_and_a_section_that_is_not_there_is_an_error() -> N
     expected = copy.deepcopy(SHIPPED)
     expected["objective"]["extended"]["augment"]["shear"] = 0.5
     assert raw == expected
-    with pytest.raises(KeyError, match="sweeps"):
+    with pytest.raises(ParamsError, match="sweeps: unknown key"):
         tables.overlay({"sweeps": {"epochs": 1}})
 
 
@@ -118,7 +134,11 @@ def test_a_table_is_swept_into_its_folder_beside_the_commit_it_started_from(
     monkeypatch.setattr(tables, "REPOSITORY", tmp_path)
     monkeypatch.setattr(tables, "sweep", swept)
     monkeypatch.setattr(tables, "commit", lambda project: checked_out[-1])
+    made: list[str] = []
+    monkeypatch.setattr(tables, "fetch", lambda params, project, log: made.append("fetch"))
+    monkeypatch.setattr(tables, "shard", lambda params, project, log: made.append("shard"))
     tables.make("fashion-mnist")
+    assert made == ["fetch", "shard"], "data that is not there is made first"
     out = tmp_path / "docs" / "results" / "fashion-mnist"
     assert ran == [(parsed("fashion-mnist"), tmp_path, out)]
     record = json.loads((out / "run.json").read_text())

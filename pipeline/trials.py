@@ -1,0 +1,242 @@
+"""One trial of a sweep: what it is called, what Tune runs for it, and what is kept of it.
+
+A trial runs the training loop itself, one rank, not a Ray Train run of its own: on two cores a Ray Train run costs tens
+of seconds before its first step, the loop in a Tune worker that is used again costs none (docs/architecture.md).
+
+What a finished trial measured lies in the storage folder under the trial's fingerprint.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from threadpoolctl import threadpool_limits
+
+from ie_model.artifact import Artifact, save_artifact
+from ie_model.inference import classify, collect, in_batches
+from ie_model.measures import error_rate
+from pipeline.errors import DataError, ParamsError, TrainingError
+from pipeline.files import atomic_folder, read_json, write_json
+from pipeline.fingerprint import MEASURING, fingerprint
+from pipeline.jobs import make_job
+from pipeline.labels import choose_labelled, labels_per_class
+from pipeline.loop import Job, Trainer
+from pipeline.measure import flat
+from pipeline.methods import Method
+from pipeline.models import read_model
+from pipeline.params import EvaluateParams, Params
+from pipeline.provenance import hardware
+from pipeline.scoring import measure_model
+from pipeline.sessions import TrialSession
+from pipeline.shards import Manifest, read_manifest
+from pipeline.training_data import read_split
+
+
+class TrialResult(BaseModel):
+    """What one trial measured; a row of the table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fingerprint: str
+    method: str
+    labels: int
+    seed: int
+    test_error_pct: float | None
+    """None for the plain VAE, which has no classes."""
+
+    val_error_pct: float | None
+    val_bound_nats: float | None
+    epochs: int
+    steps: int
+    seconds: float
+    measures: dict[str, float]
+    """Every measure of `evaluate`, where sweep.measures asks for all."""
+
+    measured_as: str
+    """Hash of what the measures depend on besides the model."""
+
+    # Empty in results that were kept before these were recorded.
+    hardware: str = ""
+    commit: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of the grid."""
+
+    method: Method
+    labels: int
+    seed: int
+    job: Job
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all trials of a sweep share; travels to the workers."""
+
+    store: str
+    queue: Any
+    settings: EvaluateParams | None
+    """Of every measure; None asks for the error of the classifier alone."""
+
+    oracle: str
+    """Folder of the oracle that judges swaps."""
+
+    measured_as: str
+    retries: int
+    commit: str
+
+
+def plan_trials(params: Params, project: Path, manifest: Manifest) -> list[Trial]:
+    """The grid in the order in which it is run and published.
+
+    Raises:
+        ParamsError: a label count that the data cannot give, or two that come to the same.
+    """
+    sweep = params.sweep
+    sizes = manifest.splits["train"].class_counts
+    trials = []
+    seen: dict[tuple[int, str, int], int] = {}
+    for (i, count), method, seed in itertools.product(enumerate(sweep.label_counts), sweep.methods, sweep.seeds):
+        try:
+            labels = sum(labels_per_class(count, sizes, seed).values())
+        except ParamsError as error:
+            raise ParamsError(str(error).replace("labels.count", f"sweep.label_counts[{i}]", 1)) from error
+        # Rows of a table are told apart by their number of labels.
+        other = seen.setdefault((labels, method, seed), i)
+        if other != i:
+            raise ParamsError(
+                f"sweep.label_counts[{other}] ({sweep.label_counts[other]}) and [{i}] ({count}) both come to {labels} "
+                "labels; take one of them out"
+            )
+        job = make_job(params, project, method=method, label_count=count, seed=seed, world_size=1, in_sweep=True)
+        trials.append(Trial(method, labels, seed, job))
+    return trials
+
+
+def measured_as(params: Params) -> str:
+    """Names what a trial's measures depend on besides its model; empty where only the error is asked."""
+    if params.sweep.measures == "errors":
+        return ""
+    return fingerprint({"evaluate": params.evaluate.model_dump(mode="json")}, MEASURING)
+
+
+def is_finished(folder: Path, asked: str) -> bool:
+    """Whether a trial's result is there, with the measures that are asked for."""
+    path = folder / "result.json"
+    return path.is_file() and asked in ("", read_result(path).measured_as)
+
+
+def read_result(path: Path) -> TrialResult:
+    """What a finished trial left. Raises DataError where it is damaged or of another version."""
+    try:
+        return TrialResult.model_validate(read_json(path, "a trial's result"))
+    except ValueError as error:
+        raise DataError(f"{path} was written by another version or is damaged; remove its folder") from error
+
+
+def run_trial(config: dict[str, Any], task: Task) -> None:
+    """What Tune runs for each trial: train, measure on the test split once, keep model and result.
+
+    A failure is reported as a row, not raised: one failed trial must not end the others, nor its worker that goes on
+    with them. `error.log` in the trial's folder keeps the tracebacks of all its attempts.
+    """
+    from ray import tune
+
+    job = Job.model_validate_json(config["job"])
+    folder = Path(task.store) / job.fingerprint
+    log = folder / "error.log"
+    log.unlink(missing_ok=True)
+    session = TrialSession(folder / "checkpoint", job, task.queue)
+    session.tell({"fingerprint": job.fingerprint, "share": 0.0})
+    for attempt in range(1 + task.retries):
+        try:
+            result = _attempt(job, session, folder, task)
+            break
+        except Exception as error:
+            folder.mkdir(parents=True, exist_ok=True)
+            with log.open("a") as file:
+                file.write(f"attempt {attempt + 1} of {1 + task.retries}\n{traceback.format_exc()}\n")
+            if isinstance(error, DataError):
+                # The checkpoint may be what cannot be read.
+                shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if attempt == task.retries or isinstance(error, (TrainingError, ParamsError)):
+                session.tell({"failed": job.fingerprint, "error": text})
+                tune.report({"error": text})
+                return
+            session.tell({"again": job.fingerprint, "error": text})
+    write_json(folder / "result.json", result.model_dump())
+    log.unlink(missing_ok=True)
+    session.tell({"finished": result.model_dump()})
+    tune.report({"finished": 1})
+
+
+def _attempt(job: Job, session: TrialSession, folder: Path, task: Task) -> TrialResult:
+    # Also where the model is there already and no trainer sets them: measuring must not take the other trials' cores.
+    torch.set_num_threads(job.threads)
+    with threadpool_limits(job.threads):
+        trained = _train(job, session, folder, task.commit)
+        scored = score(job, read_model(folder / "artifact", job.device), task.settings, task.oracle)
+    return TrialResult(
+        **trained,
+        test_error_pct=scored.get("test_error_classifier_pct"),
+        measures=scored if task.settings is not None else {},
+        measured_as=task.measured_as,
+    )
+
+
+def _train(job: Job, session: TrialSession, folder: Path, commit: str) -> dict[str, Any]:
+    """Trains unless the trial's model is there already; returns the result's columns that are known by then."""
+    record = folder / "trained.json"
+    if not record.is_file():
+        trainer = Trainer(job, session)
+        last = trainer.run()
+        with atomic_folder(folder / "artifact") as part:
+            save_artifact(part, trainer.artifact())
+        trained = {
+            "fingerprint": job.fingerprint,
+            "method": job.method,
+            "labels": len(trainer.data.labelled),
+            "seed": job.seed,
+            "val_error_pct": last.get("val_error"),
+            "val_bound_nats": last.get("val_bound"),
+            "epochs": trainer.state.epoch,
+            "steps": trainer.state.step,
+            "seconds": round(trainer.state.seconds, 1),
+            "hardware": hardware(),
+            "commit": commit,
+        }
+        write_json(record, trained)
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    result: dict[str, Any] = read_json(record, "a trial's record")
+    return result
+
+
+def score(job: Job, artifact: Artifact, settings: EvaluateParams | None, oracle: str) -> dict[str, float]:
+    """A trial's model on the test split.
+
+    Args:
+        settings: of every measure; None asks for the error of the classifier alone.
+        oracle: folder of the oracle that judges swaps.
+    """
+    folder = Path(job.shards)
+    manifest = read_manifest(folder)
+    test = read_split(folder, manifest, "test", job.reading)
+    if settings is not None:
+        train = read_split(folder, manifest, "train", job.reading)
+        rows = choose_labelled(train.keys, train.y, manifest.spec.classes, job.label_count, job.label_seed)
+        judge = read_model(Path(oracle), job.device)
+        return flat(measure_model(artifact, train, train.take(rows), test, judge, settings, job.device))
+    if artifact.model.num_codes == 1:
+        return {}
+    batches = in_batches(test.x, job.evaluation_batch_size, job.device)
+    predicted = collect(batches, lambda batch: classify(artifact, batch).argmax(1))
+    return {"test_error_classifier_pct": 100 * error_rate(predicted.numpy(), test.y)}
