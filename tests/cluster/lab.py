@@ -2,8 +2,8 @@
 
 A host is a set of namespaces (network, processes, mounts, name) with an ssh server of its own. Each has its own
 address, `/root`, `/tmp` and process table: `ray stop`, which the launcher runs on every host, finds the processes of
-its host alone. All but the laptop see one folder as `/srv/ie`, as hosts see a network file system. Needs root, iproute2,
-openssh-server and rsync.
+its host alone. All but the laptop see one folder as `/srv/ie`, as hosts see a network file system. Needs root,
+iproute2, openssh-server and rsync.
 """
 
 from __future__ import annotations
@@ -91,6 +91,11 @@ class Lab:
         self.shared = folder / "shared"
         self._prefix = f"ie{os.getpid()}"
         self._inits: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def running(self) -> set[str]:
+        """Hosts that are on."""
+        return set(self._inits)
 
     def start(self, hosts: tuple[str, ...]) -> None:
         """Switch, keys, hosts."""
