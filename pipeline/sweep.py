@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from ie_model.artifact import Artifact, save_artifact
 from ie_model.inference import classify, collect, in_batches
 from ie_model.measures import error_rate, mean_and_std
-from pipeline.cluster import check_resources, ray_cluster
+from pipeline.cluster import queue_here, ray_cluster, wait_for_workers
 from pipeline.errors import DataError, TrainingError
 from pipeline.figures import error_against_labels
 from pipeline.files import atomic_file, atomic_folder, read_json, write_json
@@ -143,14 +143,13 @@ def _run(trials: list[Trial], store: Path, params: Params, project: Path, log: L
     settings = params.evaluate if params.sweep.measures == "all" else None
     # Before the trials, which would each train one for itself.
     oracle = str(oracle_folder(params, project, log)) if settings is not None else ""
-    with ray_cluster() as resources:
+    with ray_cluster():
         # Not before: what Ray reads from the environment when it is imported is set by then.
         from ray import tune
-        from ray.util.queue import Queue
 
-        check_resources(resources, workers=1, threads=threads, device=params.train.device)
+        resources = wait_for_workers(1, threads, params.train.device, log)
         per_trial = {"CPU": float(threads)} | ({"GPU": min(1.0, resources.get("GPU", 0) / concurrent)} if cuda else {})
-        queue = Queue(actor_options={"num_cpus": 0})
+        queue = queue_here()
         fixed = {"store": str(store), "queue": queue, "settings": settings, "oracle": oracle}
         fixed["measured_as"] = _measured_as(params)
         by_fingerprint = {trial.job.fingerprint: trial for trial in trials}
@@ -159,7 +158,12 @@ def _run(trials: list[Trial], store: Path, params: Params, project: Path, log: L
             param_space={"job": tune.grid_search([trial.job.model_dump_json() for trial in trials])},
             tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
             run_config=tune.RunConfig(
-                name="tune", storage_path=str(store.parent), verbose=0, checkpoint_config=tune.CheckpointConfig()
+                name="tune",
+                storage_path=str(store.parent),
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(),
+                # A trial whose host is lost starts again elsewhere, from its last checkpoint.
+                failure_config=tune.FailureConfig(max_failures=params.train.max_failures),
             ),
         )
         watcher = _Watcher(by_fingerprint, log)

@@ -177,10 +177,10 @@ class Lab:
         """Ends Ray's process of a host; the host itself runs on."""
         self.exec(name, "kill -9 $(pgrep -x raylet)")
 
-    def storage(self, *, there: bool) -> None:
-        """Takes the shared folder away from every host that runs, or brings it back."""
-        for name in self._inits:
-            if name != "laptop":
+    def storage(self, *, there: bool, hosts: tuple[str, ...] = tuple(ADDRESSES)) -> None:
+        """Lets hosts that run write to the shared folder no more, or again."""
+        for name in hosts:
+            if name in self._inits and name != "laptop":
                 self.exec(name, f"mount -o remount,bind,{'rw' if there else 'ro'} {SHARED}")
 
     def arguments(self, name: str, command: str) -> list[str]:

@@ -59,14 +59,23 @@ class Laptop:
             self._launched = workers
         self.sync()
 
+    def relaunch(self) -> None:
+        """`ray up` once more, after the head was lost."""
+        workers, self._launched = self.workers, ()
+        self.up(workers)
+
     def normal(self) -> dict[str, str]:
         """What an undisturbed run gives; trained once."""
+        self.up()
         if not self._whole:
-            self.up()
             self.on_head("dvc repro shard")
             self.on_head(TRAIN_COMMAND)
-            self._whole = self.outcome()
+            self.keep_as_normal()
         return self._whole
+
+    def keep_as_normal(self) -> None:
+        """The last run was undisturbed: others are compared with it."""
+        self._whole = self.outcome()
 
     def outcome(self) -> dict[str, str]:
         """What the last run on the cluster gave."""
@@ -84,11 +93,11 @@ class Laptop:
 
     def on_head(self, command: str, timeout: float = 240) -> str:
         """A command in the project's folder on the head; it must exit with 0."""
-        return self.do(self._exec(command), timeout)
+        return self.do(self.typed_on_head(command), timeout)
 
     def start(self, command: str) -> Run:
         """A command on the head whose lines are watched while it runs."""
-        return Run(self.lab.arguments("laptop", self._typed(self._exec(command))))
+        return Run(self.lab.arguments("laptop", self._typed(self.typed_on_head(command))))
 
     def params(self, **sections: dict[str, Any]) -> None:
         """Changes params.yaml, on the laptop and on the hosts."""
@@ -103,6 +112,11 @@ class Laptop:
         """Hosts on which a training worker runs."""
         return [worker for worker in self.workers if worker in self.lab.running and self._trains(worker)]
 
+    def stop(self) -> None:
+        """`ray down`, if there is a cluster."""
+        if self._launched:
+            self.down()
+
     def down(self) -> None:
         """`ray down`."""
         self.do("ray down -y cluster/local.yaml")
@@ -111,7 +125,8 @@ class Laptop:
     def _trains(self, worker: str) -> bool:
         return self.lab.run(worker, "pgrep -f ray::.*TrainWorker").returncode == 0
 
-    def _exec(self, command: str) -> str:
+    def typed_on_head(self, command: str) -> str:
+        """What the user types to have a command run in the project's folder on the head."""
         return f"ray exec cluster/local.yaml 'cd {PROJECT} && RAY_ADDRESS=auto {command}'"
 
     @staticmethod

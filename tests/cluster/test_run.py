@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def test_a_run_on_two_hosts_comes_back_to_the_laptop(laptop: Laptop, lab: Lab, record: dict[str, Any]) -> None:
+    laptop.stop()
     started = time.monotonic()
     laptop.up()
     up = time.monotonic() - started
@@ -22,11 +23,16 @@ def test_a_run_on_two_hosts_comes_back_to_the_laptop(laptop: Laptop, lab: Lab, r
     assert laptop.ranks() == ["worker1", "worker2"], "one rank on each host"
     assert run.finish() == 0, run.text
     first = run.epochs()[0][0]
+    made = run.wait_for(lambda line: "Running stage 'train'" in line) - run.wait_for(
+        lambda line: "stage 'fetch'" in line
+    )
     record["normal"] = {
         "ray_up_s": round(up, 1),
         "ray_up_to_first_epoch_s": round(first - started, 1),
+        "of_which_fetch_and_shard_s": round(made, 1),
         "epochs_s": round(run.epochs()[-1][0] - first, 1),
     }
+    laptop.keep_as_normal()
     laptop.fetch_results("fetch shard train")
     assert outcome(laptop.folder) == outcome(lab.disk("head", f"{SHARED}/project"))
     assert "up to date" in laptop.do("dvc status train")
