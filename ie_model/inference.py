@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -68,17 +68,27 @@ def representations(
     Raises:
         ValueError: a class has no labelled point.
     """
+    batches = zip(in_batches(x, batch_size, device), torch.split(y.to(device), batch_size), strict=True)
+    return streamed_representations(model, batches, device)
+
+
+@torch.no_grad()
+def streamed_representations(
+    model: EquiVAE, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """As `representations`, of batches of examples as floats `[B, *shape]` and their classes `[B]`, on the device."""
     num_classes = model.spec.num_classes
     counts = torch.zeros(num_classes, device=device)
-    if model.config.class_code != "embedding":
-        counts += torch.bincount(y, minlength=num_classes).to(counts)
-        return model.fixed_codes().to(device), counts
+    embeds = model.config.class_code == "embedding"
     sums = torch.zeros(num_classes, model.r_dim, device=device)
-    for batch, labels in zip(in_batches(x, batch_size, device), torch.split(y, batch_size), strict=True):
-        batch_sums, batch_counts = class_sums(model.embed(batch), labels.to(device), num_classes)
-        sums += batch_sums
-        counts += batch_counts
-    return class_means(sums, counts), counts
+    for x, y in batches:
+        if embeds:
+            batch_sums, batch_counts = class_sums(model.embed(x), y, num_classes)
+            sums += batch_sums
+            counts += batch_counts
+        else:
+            counts += torch.bincount(y, minlength=num_classes)
+    return class_means(sums, counts) if embeds else model.fixed_codes().to(device), counts
 
 
 @torch.no_grad()

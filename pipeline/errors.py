@@ -4,6 +4,7 @@
     +-- ParamsError         params.yaml is wrong; exit code 2
     +-- FetchError          raw data cannot be had, or is not what its checksum says; exit code 3
     +-- DataError           shards, manifest or an input file are missing, damaged or do not fit; exit code 4
+    |   +-- FaultError      one example is damaged; the rest can be read without it
     +-- ResourceError       disk, memory, workers or devices are not there; exit code 5
     +-- TrainingError       the run itself failed (ranks out of step, loss not finite); exit code 6
 
@@ -37,6 +38,10 @@ class DataError(PipelineError):
     """Shards, a manifest, an artifact or an input file are missing, damaged or do not fit."""
 
     exit_code = 4
+
+
+class FaultError(DataError):
+    """The values of one example are damaged. A reader that was told so may leave it out and go on."""
 
 
 class ResourceError(PipelineError):

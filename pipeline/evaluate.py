@@ -20,7 +20,7 @@ from pipeline import figures
 from pipeline.curves import curve_grid, word_lists
 from pipeline.errors import DataError
 from pipeline.files import atomic_file, sha256_file, write_json
-from pipeline.jobs import shards_folder
+from pipeline.jobs import choose_reading, shards_folder
 from pipeline.labels import choose_labelled
 from pipeline.latents import latent_writer
 from pipeline.measure import flat, write_table
@@ -28,9 +28,10 @@ from pipeline.models import read_model
 from pipeline.oracle import oracle_folder
 from pipeline.params import Params
 from pipeline.progress import Log, Meter
-from pipeline.reader import SplitData, load_split
+from pipeline.reader import SplitData
 from pipeline.scoring import Encodings, encode_split, measure_model
-from pipeline.shards import Manifest, SplitName, read_manifest, verify_shards
+from pipeline.shards import Manifest, SplitName, read_manifest
+from pipeline.training_data import check_shards, read_split
 
 
 def evaluate(params: Params, project: Path, log: Log) -> Path:
@@ -49,11 +50,12 @@ def evaluate(params: Params, project: Path, log: Log) -> Path:
         raise DataError("a supervised model has no v and no decoder to evaluate; set objective.loss to bound")
     if artifact.model.num_codes == 1:
         raise DataError("a plain VAE has no classes to evaluate; `ie sweep` measures it beside the other methods")
-    verify_shards(folder, manifest)
+    reading = choose_reading(params.reader, project, manifest)
+    names: tuple[SplitName, ...] = ("train", "val", "test")
+    check_shards(folder, manifest, names, reading)
     out = project / "results" / "evaluate"
     out.mkdir(parents=True, exist_ok=True)
-    names: tuple[SplitName, ...] = ("train", "val", "test")
-    splits = {name: load_split(folder, manifest, name) for name in names}
+    splits = {name: read_split(folder, manifest, name, reading) for name in names}
     train = splits["train"]
     labelled = choose_labelled(train.keys, train.y, manifest.spec.classes, params.labels.count, params.labels.seed)
     encoded = _encode_splits(
@@ -74,6 +76,8 @@ def evaluate(params: Params, project: Path, log: Log) -> Path:
     val = encoded["val"]
     val_error = 100 * measures.error_rate(val.probabilities.argmax(1), val.y)
     chosen_by = {"val_error_classifier_pct": round(val_error, 6), "labels": int(artifact.class_counts.sum())}
+    if reading.faults == "skip":
+        chosen_by["skipped"] = sum(split.skipped for split in splits.values())
     write_json(out / "metrics.json", flat(rows) | chosen_by)
     write_table(out / "measures.csv", rows)
     _write_tables(out, manifest, encoded["test"], params)

@@ -7,12 +7,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pipeline.errors import FetchError
+from pipeline.errors import DataError, FetchError
 from pipeline.files import atomic_file, atomic_folder, remove_leftovers, sha256_file
 from pipeline.params import Params
 from pipeline.progress import Log
-from pipeline.sources import SOURCES, RawFile, Source
-from pipeline.ways import Deb, Https, Npm, Pypi, Way, WayFailed, from_folder, mismatch
+from pipeline.sources import OwnSource, RawFile, Source, make_source
+from pipeline.ways import Deb, Https, Npm, Pypi, Way, WayFailed, from_folder, kept_before, mismatch
 
 
 def fetch(params: Params, project: Path, log: Log) -> Path:
@@ -21,14 +21,17 @@ def fetch(params: Params, project: Path, log: Log) -> Path:
     Files that were fetched before are kept by checksum in .cache/raw, so a repeated run needs no network.
 
     Raises:
-        FetchError: a file could not be had by any way; the message says what each way answered.
+        FetchError: files could not be had by any way; the message names all, and says what each way answered.
+        DataError: own data is not laid out as its source says; the message names what.
         ResourceError: no space, no permission.
     """
-    source = SOURCES[params.data.source]
+    source = make_source(params.data, project)
+    if isinstance(source, OwnSource):
+        return fetch_own(source, project, log)
     return fetch_source(source, params.data.ways, params.data.folder, project, log)
 
 
-def fetch_source(source: Source, ways: tuple[str, ...], folder: str | None, project: Path, log: Log) -> Path:
+def fetch_source(source: Source, ways: tuple[str, ...], folder: str, project: Path, log: Log) -> Path:
     """`fetch` of any source; see there."""
     out = project / "data" / "raw" / source.name
     cache = project / ".cache" / "raw"
@@ -37,14 +40,32 @@ def fetch_source(source: Source, ways: tuple[str, ...], folder: str | None, proj
         if source.bundled:
             source.write_bundled(part)
         by_name = _ways(ways, folder, project, out, cache, Path(scratch))
+        answers: list[tuple[RawFile, str]] = []
         for file in source.files:
             if source.bundled:
                 if problem := mismatch(part / file.name, file):
                     raise FetchError(f"{source.name}: {file.name}, made from an installed package, is {problem}")
+            elif answer := _bring(file, by_name, part / file.name, log):
+                # On with the others: what is fetched is kept, and the user learns of all that is missing at once.
+                answers.append((file, answer))
             else:
-                _bring(file, by_name, part / file.name, log)
                 _keep(part / file.name, cache / file.sha256)
+        if answers:
+            raise FetchError(_missing(answers, len(source.files)))
     log(f"fetch: {source.name}, {len(source.files)} files in {out}")
+    return out
+
+
+def fetch_own(source: OwnSource, project: Path, log: Log) -> Path:
+    """Lists the user's own files, with checksums, in data/raw/<source>; they stay where they are. Raises as `fetch`."""
+    out = project.resolve() / "data" / "raw" / source.name
+    folder = source.folder.resolve()
+    if folder.is_relative_to(out) or out.is_relative_to(folder):
+        # The list takes the place of all that lies there.
+        raise DataError(f"data.folder is {folder}, and fetch writes to {out}; one must not lie in the other")
+    remove_leftovers(out)
+    with atomic_folder(out) as part:
+        source.write_listing(part, log)
     return out
 
 
@@ -53,28 +74,26 @@ def _scratch(out: Path) -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent)
 
 
-def _ways(
-    names: tuple[str, ...], folder: str | None, project: Path, out: Path, cache: Path, scratch: Path
-) -> dict[str, Way]:
+def _ways(names: tuple[str, ...], folder: str, project: Path, out: Path, cache: Path, scratch: Path) -> dict[str, Way]:
     ways: dict[str, Way] = {}
     for name in names:
         if name == "disk":
-            ways[name] = _on_disk(out, cache)
+            ways[name] = kept_before(out, cache)
         elif name == "https":
-            ways[name] = Https(scratch)
+            ways[name] = Https(scratch, cache)
         elif name == "npm":
             ways[name] = Npm(scratch)
         elif name == "deb":
             ways[name] = Deb(scratch)
         elif name == "pypi":
             ways[name] = Pypi(scratch)
-        elif folder is not None:
+        else:
             ways[name] = from_folder(project / folder)
     return ways
 
 
-def _bring(file: RawFile, ways: dict[str, Way], target: Path, log: Log) -> None:
-    """The first way whose file is what the checksum says."""
+def _bring(file: RawFile, ways: dict[str, Way], target: Path, log: Log) -> str | None:
+    """Takes the first way whose file is what the checksum says; where none is, returns what each answered."""
     answers = []
     for name, way in ways.items():
         try:
@@ -86,26 +105,23 @@ def _bring(file: RawFile, ways: dict[str, Way], target: Path, log: Log) -> None:
         problem = mismatch(target, file)
         if problem is None:
             log(f"fetch: {file.name} from {origin}")
-            return
+            return None
         answers.append(f"{name}: {origin} is {problem}")
         target.unlink()
-    raise FetchError(
-        f"{file.name} cannot be had. {' | '.join(answers)}. Put it into a folder and set data.folder to that, and "
-        f"data.ways to [folder]; SHA-256 {file.sha256}"
+    return " | ".join(answers)
+
+
+def _missing(answers: list[tuple[RawFile, str]], num_files: int) -> str:
+    """One line on all files that could not be had; those with the same answers share them."""
+    by_answer: dict[str, list[str]] = {}
+    for file, answer in answers:
+        by_answer.setdefault(answer, []).append(file.name)
+    said = "; ".join(f"{', '.join(names)}: {answer}" for answer, names in by_answer.items())
+    checksums = ", ".join(f"{file.name} {file.sha256}" for file, _ in answers)
+    return (
+        f"{len(answers)} of {num_files} file(s) cannot be had. {said}. Put them into a folder and set data.folder to "
+        f"that, and data.ways to [folder]; SHA-256: {checksums}"
     )
-
-
-def _on_disk(out: Path, cache: Path) -> Way:
-    """What an earlier run has brought: the folder itself, or the cache."""
-
-    def way(file: RawFile, target: Path) -> str:
-        for path in (out / file.name, cache / file.sha256):
-            if path.is_file() and mismatch(path, file) is None:
-                shutil.copyfile(path, target)
-                return f"disk ({path})"
-        raise WayFailed("not fetched before")
-
-    return way
 
 
 def _keep(path: Path, cached: Path) -> None:

@@ -33,7 +33,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         ResourceError: no space, no permission, or the like.
     """
-    with _resources():
+    with resources():
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
@@ -53,21 +53,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     An old folder at `path` stays until the new one is complete.
     """
-    with _resources():
+    with resources():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         try:
             yield part
             part.chmod(0o777 & ~_umask())
-            if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-                os.replace(path, old / path.name)
-                os.replace(part, path)
-                shutil.rmtree(old)
-            else:
-                os.replace(part, path)
+            put_in_place(part, path)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """A folder takes the place of `path` on the same file system; killed in between, `remove_leftovers` mends it."""
+    if path.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+        os.replace(path, old / path.name)
+        os.replace(part, path)
+        shutil.rmtree(old)
+    else:
+        os.replace(part, path)
 
 
 def remove_leftovers(path: Path) -> None:
@@ -107,7 +112,12 @@ def read_json(path: Path, what: str) -> Any:
 
 
 @contextlib.contextmanager
-def _resources() -> Iterator[None]:
+def resources() -> Iterator[None]:
+    """Tells what the machine lacks in one line.
+
+    Raises:
+        ResourceError: in place of an OSError that is the user's to mend.
+    """
     try:
         yield
     except OSError as error:

@@ -20,14 +20,21 @@ TRAINING = (
     "ie_model.networks",
     "ie_model.objective",
     "ie_model.spec",
+    "pipeline.cache",
     "pipeline.checkpoint",
+    "pipeline.index",
     "pipeline.labels",
     "pipeline.loop",
+    "pipeline.plan",
     "pipeline.ranks",
     "pipeline.reader",
     "pipeline.samples",
     "pipeline.shards",
+    "pipeline.slices",
+    "pipeline.store",
+    "pipeline.stream",
     "pipeline.tars",
+    "pipeline.training_data",
 )
 # What its measures are a function of as well.
 MEASURING = (

@@ -5,7 +5,7 @@ A Parquet file a split, a row a sample, in the order of the manifest's shards an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,19 +83,30 @@ def write_index(path: Path, rows: pa.Table) -> File:
 
 
 def describe_split(folder: Path, name: SplitName, shards: Sequence[Shard], spec: DataSpec, encoding: Encoding) -> Split:
-    """A split of tars that lie in the folder; writes its index there.
+    """A split of tars that lie in the folder; reads them and writes their index there.
 
     Raises:
         DataError: a tar is missing, truncated or damaged.
     """
-    rows = pa.concat_tables(index_tar(folder / shard.path, i, encoding) for i, shard in enumerate(shards))
-    y = rows["y"].to_numpy()
+    rows = (index_tar(folder / shard.path, i, encoding) for i, shard in enumerate(shards))
+    return describe_rows(folder, name, shards, rows, spec)
+
+
+def describe_rows(
+    folder: Path, name: SplitName, shards: Sequence[Shard], rows: Iterable[pa.Table], spec: DataSpec
+) -> Split:
+    """A split of tars whose rows are known, one table a tar; writes its index.
+
+    Memory: about 170 bytes a row while it works.
+    """
+    table = pa.concat_tables(rows)
+    y = table["y"].to_numpy()
     counts = np.bincount(y[y >= 0], minlength=spec.num_classes).tolist()
     return Split(
-        samples=len(rows),
+        samples=len(table),
         class_counts=dict(zip(spec.classes, counts, strict=True)),
         shards=tuple(shards),
-        index=write_index(folder / f"index-{name}.parquet", rows),
+        index=write_index(folder / f"index-{name}.parquet", table),
     )
 
 

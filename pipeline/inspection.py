@@ -2,91 +2,171 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+import zlib
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ie_model.networks import to_float
-from pipeline import figures
-from pipeline.curves import curve_grid
 from pipeline.errors import DataError
 from pipeline.files import sha256_file
+from pipeline.index import SplitIndex, read_index
 from pipeline.progress import Log, Meter
-from pipeline.reader import load_split
-from pipeline.shards import Manifest, Shard, read_manifest
-from pipeline.tars import iter_shard
+from pipeline.samples import decode_sample, decode_values
+from pipeline.shards import Manifest, Shard, SplitName, read_manifest
+from pipeline.sources.base import IntArray
+from pipeline.tars import REMEDY, iter_samples, iter_shard
+from pipeline.workers import Report, num_cpus, run_tasks
 
 _PER_CLASS = 10
+# A process takes a few seconds to start, most of them webdataset's; in that time one checks this many small examples.
+_WORTH_A_PROCESS = 10_000
+_ROWS_NAMED = 100
+_TEXTS_COUNTED = 10_000
 
 
-def verify(folder: Path, log: Log) -> int:
-    """Reads every byte of every shard and decodes every example; returns how many there are.
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """A shard to be checked."""
 
-    Names everything that is wrong, not the first thing alone.
+    split: SplitName
+    number: int
+    shard: Shard
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What reading a whole tar found."""
+
+    task: _Shard
+    keys: list[str]
+    places: IntArray
+    """Class (-1: none), offset, size and CRC-32 of each sample, `[n, 4]`."""
+
+    problem: str
+
+
+def verify(folder: Path, log: Log, *, processes: int | None = None) -> int:
+    """Reads every byte of every shard, decodes every example and compares it with its row of the index; returns how
+    many examples there are.
+
+    Names everything that is wrong, not the first thing alone; of the rows of one shard the first hundred. Memory: the
+    keys, and the rows of the index.
+
+    Args:
+        processes: that read; None takes one for each processor, as far as there is work for them.
 
     Raises:
         DataError: the manifest cannot be read, or something does not fit it.
+        ResourceError: a process was killed.
     """
     manifest = read_manifest(folder)
     problems: list[str] = []
-    num_examples = 0
+    indices: dict[SplitName, SplitIndex] = {}
+    for name in manifest.splits:
+        try:
+            indices[name] = read_index(folder, manifest, name)
+        except DataError as error:
+            problems.append(str(error))
+    tasks = [_Shard(name, i, shard) for name, split in manifest.splits.items() for i, shard in enumerate(split.shards)]
+    total = sum(split.samples for split in manifest.splits.values())
+    if processes is None:
+        processes = min(num_cpus(), max(1, total // _WORTH_A_PROCESS))
     keys: set[str] = set()
-    meter = Meter("verify", sum(split.samples for split in manifest.splits.values()), "examples")
-    for name, split in manifest.splits.items():
-        classes: Counter[str] = Counter()
-        before = len(problems)
-        for shard in split.shards:
-            found, problem = _check_shard(folder, shard, manifest)
-            if problem:
-                problems.append(problem)
-            for key, y in found:
+    classes: dict[SplitName, Counter[str]] = {name: Counter() for name in manifest.splits}
+    damaged: set[SplitName] = set()
+    meter = Meter("verify", total, "examples")
+    results = run_tasks(_read_shard, (folder, manifest), tasks, processes, meter.update)
+    with contextlib.closing(meter), contextlib.closing(results):
+        for found in results:
+            path, name = folder / found.task.shard.path, found.task.split
+            wrong = [found.problem] if found.problem else []
+            for key in found.keys:
                 if key in keys:
-                    problems.append(f"{folder / shard.path}: the key {key!r} occurs a second time")
+                    wrong.append(f"{path}: the key {key!r} occurs a second time")
                 keys.add(key)
-                if y is not None:
-                    classes[manifest.spec.classes[y]] += 1
-            num_examples += len(found)
-            meter.update(num_examples)
+            if name in indices and not found.problem:
+                wrong += _compare(path, found, indices[name])
+            known = found.places[found.places[:, 0] >= 0, 0]
+            classes[name].update(manifest.spec.classes[y] for y in known.tolist())
+            if wrong:
+                damaged.add(name)
+                problems += wrong
+    for name, split in manifest.splits.items():
         stated = {c: n for c, n in split.class_counts.items() if n}
-        if len(problems) == before and dict(classes) != stated:
-            problems.append(f"{folder}: split {name} has classes {dict(classes)}, the manifest says {stated}")
-    meter.close()
-    strangers = {path.name for path in folder.glob("*.tar")} - {
-        shard.path for split in manifest.splits.values() for shard in split.shards
-    }
+        if name not in damaged and dict(classes[name]) != stated:
+            problems.append(f"{folder}: split {name} has classes {dict(classes[name])}, the manifest says {stated}")
+    strangers = {path.name for path in folder.glob("*.tar")} - {task.shard.path for task in tasks}
     problems += [f"{folder / name}: not in the manifest" for name in sorted(strangers)]
-    for problem in problems:
+    # Shards are done in no fixed order.
+    for problem in sorted(problems):
         log(f"verify: {problem}")
     if problems:
         raise DataError(f"{folder}: {len(problems)} thing(s) wrong; run `dvc repro --force shard` to write it again")
-    log(f"verify: {num_examples} examples in {sum(len(s.shards) for s in manifest.splits.values())} shards, all whole")
-    return num_examples
+    log(f"verify: {total} examples in {len(tasks)} shards, all whole")
+    return total
 
 
-def _check_shard(folder: Path, shard: Shard, manifest: Manifest) -> tuple[list[tuple[str, int | None]], str]:
-    """Key and class of each example, and what is wrong with the shard, if anything."""
-    path = folder / shard.path
-    found: list[tuple[str, int | None]] = []
+def _read_shard(context: tuple[Path, Manifest], task: _Shard, report: Report) -> _Found:
+    """Reads and decodes all of a tar."""
+    folder, manifest = context
+    path = folder / task.shard.path
+    keys: list[str] = []
+    places: list[tuple[int, int, int, int]] = []
+    problem = ""
     try:
-        for example in iter_shard(path, manifest.spec, manifest.encoding):
-            found.append((example.key, example.y))
+        for sample in iter_samples(path):
+            example = decode_sample(sample, path, manifest.spec, manifest.encoding)
+            keys.append(example.key)
+            offset, size, crc = sample[f"__place__{manifest.encoding}"]
+            places.append((-1 if example.y is None else example.y, offset, size, crc))
+            report(len(keys))
+        if len(keys) != task.shard.samples:
+            problem = f"{path}: {len(keys)} examples, the manifest says {task.shard.samples}"
+        elif path.stat().st_size != task.shard.bytes or sha256_file(path) != task.shard.sha256:
+            problem = f"{path}: damaged, its size or SHA-256 is not the manifest's"
     except DataError as error:
-        return found, str(error)
-    if len(found) != shard.samples:
-        return found, f"{path}: {len(found)} examples, the manifest says {shard.samples}"
-    if path.stat().st_size != shard.bytes or sha256_file(path) != shard.sha256:
-        return found, f"{path}: damaged, its size or SHA-256 is not the manifest's"
-    return found, ""
+        problem = str(error)
+    return _Found(task, keys, np.array(places, dtype=np.int64).reshape(-1, 4), problem)
+
+
+def _compare(path: Path, found: _Found, index: SplitIndex) -> list[str]:
+    """Where the rows of the index are not what lies in the tar."""
+    rows = np.flatnonzero(index.shard == found.task.number)
+    if len(rows) != len(found.keys):
+        return [f"{path}: {len(found.keys)} examples, the index has {len(rows)}"]
+    problems = []
+    columns = {"y": index.y, "offset": index.offset, "size": index.size, "crc32": index.crc32.astype(np.int64)}
+    stated = np.stack([column[rows] for column in columns.values()], axis=1)
+    differs = stated != found.places
+    for n, (row, key) in enumerate(zip(rows.tolist(), found.keys, strict=True)):
+        wrong = []
+        if index.keys[row] != key:
+            wrong.append(f"key {index.keys[row]!r}, the tar has {key!r}")
+        for c in np.flatnonzero(differs[n]).tolist():
+            wrong.append(f"{list(columns)[c]} {stated[n, c]}, the tar has {found.places[n, c]}")
+        if wrong:
+            problems.append(f"{path}, key {key}: row {row} of the index of {found.task.split} says {'; '.join(wrong)}")
+    if len(problems) > _ROWS_NAMED:
+        more = len(problems) - _ROWS_NAMED
+        problems = [*problems[:_ROWS_NAMED], f"{path}: {more} more rows of the index are not what the tar has"]
+    return problems
 
 
 def show(folder: Path, out: Path, log: Log) -> None:
     """Prints what the manifest says, and draws some training examples of each class to `out` (images, series).
 
+    Reads the index and the examples that it draws, not the split.
+
     Raises:
-        DataError: the manifest or a shard of train is missing or damaged.
+        DataError: the manifest, the index or a shard of train is missing or damaged.
     """
     manifest = read_manifest(folder)
     spec = manifest.spec
@@ -103,22 +183,69 @@ def show(folder: Path, out: Path, log: Log) -> None:
     }
     for name, values in rows.items():
         log(f"{name:<24}" + "".join(f"{value:>12,}" for value in values))
-    train = load_split(folder, manifest, "train")
+    for reason, count in manifest.skipped.items():
+        log(f"left out, {reason}: {count:,}")
     if spec.kind == "counts":
-        totals = train.x.sum(0).numpy()
-        frequent = [manifest.vocabulary[i] for i in np.argsort(-totals, kind="stable")[:20]]
-        log("most frequent words: " + ", ".join(frequent))
+        _show_words(folder, manifest, log)
         return
-    members = [np.flatnonzero(train.y == c)[:_PER_CLASS] for c in range(spec.num_classes)]
+    index = read_index(folder, manifest, "train")
+    members = [np.flatnonzero(index.y == c)[:_PER_CLASS] for c in range(spec.num_classes)]
     width = min(map(len, members))
     if width == 0:
         log("no picture: a class has no labelled example in train")
         return
-    grid = np.stack([to_float(train.x[rows[:width]]).numpy() for rows in members])
+    _draw(folder, manifest, index, [rows[:width] for rows in members], out)
+    log(f"examples of each class: {out}")
+
+
+def _show_words(folder: Path, manifest: Manifest, log: Log) -> None:
+    """The words that occur most often. Samples lie in an order by hash: the first are as good as any."""
+    totals = np.zeros(manifest.spec.shape[0], dtype=np.int64)
+    for x in islice(_train_values(folder, manifest), _TEXTS_COUNTED):
+        totals += x
+    frequent = [manifest.vocabulary[i] for i in np.argsort(-totals, kind="stable")[:20]]
+    log("most frequent words: " + ", ".join(frequent))
+
+
+def _train_values(folder: Path, manifest: Manifest) -> Iterator[npt.NDArray[Any]]:
+    for shard in manifest.splits["train"].shards:
+        for example in iter_shard(folder / shard.path, manifest.spec, manifest.encoding):
+            yield example.x
+
+
+def _draw(folder: Path, manifest: Manifest, index: SplitIndex, members: list[IntArray], out: Path) -> None:
+    """A grid of examples, a class a row, `members[c]` being rows of the index of train."""
+    # PyTorch and matplotlib, which the processes of `verify` need not load.
+    import torch
+
+    from ie_model.networks import to_float
+    from pipeline import figures
+    from pipeline.curves import curve_grid
+    from pipeline.reader import padded
+
+    spec = manifest.spec
+    drawn = []
+    for rows in members:
+        x = np.stack([padded(_read_row(folder, manifest, index, int(row)), spec) for row in rows])
+        drawn.append(to_float(torch.from_numpy(x)).numpy())
     with tempfile.TemporaryDirectory() as scratch:
         npz = Path(scratch) / "examples.npz"
-        arrays: dict[str, Any] = {"examples": grid}
+        arrays: dict[str, Any] = {"examples": np.stack(drawn)}
         np.savez(npz, **arrays)
         draw = figures.image_grid if spec.kind == "image" else curve_grid
         draw(npz, "examples", out, f"{manifest.source}: training examples", list(spec.classes))
-    log(f"examples of each class: {out}")
+
+
+def _read_row(folder: Path, manifest: Manifest, index: SplitIndex, row: int) -> npt.NDArray[Any]:
+    """The values of one training example, from where the index says they lie."""
+    path = folder / manifest.splits["train"].shards[int(index.shard[row])].path
+    where = f"{path}, key {index.keys[row]}"
+    try:
+        with path.open("rb") as file:
+            file.seek(int(index.offset[row]))
+            data = file.read(int(index.size[row]))
+    except FileNotFoundError as error:
+        raise DataError(f"shard is missing: {path}; {REMEDY}") from error
+    if zlib.crc32(data) != int(index.crc32[row]):
+        raise DataError(f"{where}: damaged, its CRC-32 is not the index's; {REMEDY}")
+    return decode_values(data, where, manifest.spec, manifest.encoding)

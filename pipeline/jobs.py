@@ -10,7 +10,10 @@ from pipeline.files import sha256_file
 from pipeline.fingerprint import fingerprint
 from pipeline.loop import Job
 from pipeline.methods import Method, apply_method, name_of
-from pipeline.params import Params
+from pipeline.params import Params, ReaderParams
+from pipeline.reader import memory_bytes
+from pipeline.shards import Manifest, read_manifest
+from pipeline.training_data import Reading
 
 
 def shards_folder(params: Params, project: Path) -> Path:
@@ -46,8 +49,10 @@ def make_job(
     if steps is not None:
         steps_per_epoch, epochs = steps, 1
     shards = shards_folder(params, project)
+    reading = choose_reading(params.reader, project, read_manifest(shards))
     fields = {
         "method": name_of(model, objective) if method is None else method,
+        "reading": reading.model_dump(mode="json"),
         "model": model.model_dump(mode="json"),
         "objective": objective.model_dump(mode="json"),
         "label_count": params.labels.count if label_count is None else label_count,
@@ -63,11 +68,21 @@ def make_job(
         "threads": params.train.threads_per_worker,
         "evaluation_batch_size": params.evaluate.batch_size,
     }
+    # Where there is no fault, the numbers depend on the way of reading and, in a stream, on the slices alone.
+    matters = {"mode", "faults"} | ({"slice_kb"} if reading.mode == "stream" else set())
     identity = fields | {
+        "reading": reading.model_dump(mode="json", include=matters),
         "manifest": sha256_file(shards / "manifest.json"),
         "world_size": params.train.num_workers if world_size is None else world_size,
     }
     return Job.model_validate(fields | {"fingerprint": fingerprint(identity), "shards": str(shards)})
+
+
+def choose_reading(reader: ReaderParams, project: Path, manifest: Manifest) -> Reading:
+    """What reader.mode `auto` stands for with this data, and where the cache is."""
+    fits = memory_bytes(manifest, ("train", "val")) <= reader.memory_mb * 1_000_000
+    mode = reader.mode if reader.mode != "auto" else "memory" if fits else "stream"
+    return Reading(**reader.model_dump() | {"mode": mode, "cache": str((project / reader.cache).resolve())})
 
 
 def choose_precision(precision: str, device: str) -> str:

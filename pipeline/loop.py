@@ -8,7 +8,6 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -19,15 +18,15 @@ from torch import Tensor, nn
 
 from ie_model.artifact import Artifact, save_artifact
 from ie_model.config import ModelConfig, ObjectiveConfig
-from ie_model.inference import in_batches, representations
+from ie_model.inference import streamed_representations
 from ie_model.model import EquiVAE
 from ie_model.networks import to_float
-from ie_model.objective import Objective, Ranks, Shares, prune_error, unlabelled_bound
+from ie_model.objective import Objective, Ranks, prune_error, unlabelled_bound
 from pipeline.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.errors import TrainingError
-from pipeline.labels import IntArray, choose_labelled
-from pipeline.reader import EpochPlan, SplitData, draw_support, load_split
-from pipeline.shards import read_manifest
+from pipeline.labels import IntArray
+from pipeline.plan import LabelledPlan, draw_support
+from pipeline.training_data import Reading, load_training_data
 
 # Streams of random numbers: each use has its own, a function of (seed, stream, step, rank).
 _NOISE, _SUPPORT_SIZE, _SUPPORT = range(3)
@@ -46,6 +45,7 @@ class Job(BaseModel):
     shards: str
     """Absolute folder of the shards and their manifest."""
 
+    reading: Reading
     model: ModelConfig
     objective: ObjectiveConfig
     label_count: int | float | str
@@ -94,43 +94,6 @@ class Session(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """The train split as a run sees it."""
-
-    x: Tensor
-    """`[N, *shape]`, as stored, on the training device."""
-
-    y: Tensor
-    members: list[IntArray]
-    """Positions of the labelled points of each class."""
-
-    labelled: IntArray
-    unlabelled: IntArray
-    val: SplitData
-
-    @property
-    def shares(self) -> Shares:
-        return Shares(len(self.labelled), len(self.unlabelled))
-
-
-def load_training_data(job: Job, device: torch.device) -> TrainingData:
-    """Train and val from the shards, labels chosen."""
-    folder = Path(job.shards)
-    manifest = read_manifest(folder)
-    train, val = load_split(folder, manifest, "train"), load_split(folder, manifest, "val")
-    labelled = choose_labelled(train.keys, train.y, manifest.spec.classes, job.label_count, job.label_seed)
-    y = torch.from_numpy(train.y)
-    return TrainingData(
-        x=train.x.to(device),
-        y=y.to(device),
-        members=[labelled[train.y[labelled] == c] for c in range(manifest.spec.num_classes)],
-        labelled=labelled,
-        unlabelled=np.setdiff1d(np.arange(len(train)), labelled),
-        val=val,
-    )
-
-
 class Trainer:
     """State of one rank of a run, from its first step or its last checkpoint to the finished model."""
 
@@ -138,8 +101,8 @@ class Trainer:
         self.job, self.session = job, session
         torch.set_num_threads(job.threads)
         torch.manual_seed(job.seed)
-        self.data = load_training_data(job, session.device)
-        self.model = EquiVAE(self.data.val.spec, job.model).to(session.device)
+        self.data = load_training_data(Path(job.shards), job.reading, job.label_count, job.label_seed, session.device)
+        self.model = EquiVAE(self.data.spec, job.model).to(session.device)
         if job.objective.label_prior == "labelled":
             counts = torch.tensor([len(members) for members in self.data.members], device=session.device)
             if self.model.num_codes > 1:
@@ -152,7 +115,8 @@ class Trainer:
         self.wrapped = session.wrap(self.objective)
         trained = [p for p in self.objective.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=job.learning_rate, foreach=True)
-        self.plan = self._plan()
+        self.unlabelled_batch = self._unlabelled_batch()
+        self.labelled_plan = self._labelled_plan()
         self.state = Progress(job.fingerprint)
 
     @property
@@ -167,7 +131,7 @@ class Trainer:
     @property
     def steps_per_epoch(self) -> int:
         """Steps in which as many points are seen as there are in the train split, labelled or not."""
-        return self.job.steps_per_epoch or max(1, len(self.data.x) // self.job.batch_size)
+        return self.job.steps_per_epoch or max(1, self.data.num_points // self.job.batch_size)
 
     @property
     def total_steps(self) -> int:
@@ -178,23 +142,27 @@ class Trainer:
         with self.session.restore() as folder:
             if folder is not None:
                 self.state = load_checkpoint(folder, self.job.fingerprint, self.model, self.averaged, self.optimizer)
-        while self.state.epoch < self.job.epochs:
-            started = time.monotonic()
-            row = self._finite(self._epoch()) | self._finite(self._validate())
-            self.state.epoch += 1
-            row = {"epoch": self.state.epoch, **row}
-            self.state.history.append(row)
-            self.state.seconds += time.monotonic() - started
-            self.session.report(row, self._write_checkpoint)
+        with self._batches() as batches:
+            while self.state.epoch < self.job.epochs:
+                started = time.monotonic()
+                row = self._finite(self._epoch(batches)) | self._finite(self._validate())
+                self.state.epoch += 1
+                row = {"epoch": self.state.epoch, **row}
+                self.state.history.append(row)
+                self.state.seconds += time.monotonic() - started
+                self.session.report(row, self._write_checkpoint)
         return self.state.history[-1]
 
-    def _epoch(self) -> dict[str, float]:
+    def _epoch(self, batches: Iterator[tuple[Tensor | None, int]]) -> dict[str, float]:
         sums: dict[str, Tensor] = {}
         last_report, started = time.monotonic(), time.monotonic()
-        for done, positions in enumerate(self._batches(), start=1):
+        for done, (x_unlabelled, skipped) in enumerate(itertools.islice(batches, self.steps_per_epoch), start=1):
             for group in self.optimizer.param_groups:
                 group["lr"] = self._learning_rate(self.state.step)
-            for name, value in self._step(positions).items():
+            logged = self._step(x_unlabelled)
+            if self.job.reading.faults == "skip":
+                logged["skipped"] = torch.tensor(float(skipped), device=self.session.device)
+            for name, value in logged.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
             self.state.step += 1
             if time.monotonic() - last_report >= _REPORT_EVERY_S:
@@ -204,7 +172,11 @@ class Trainer:
         names = sorted(sums)
         totals = self.session.all_reduce(torch.stack([sums[name] for name in names]))
         means = (totals / (self.steps_per_epoch * self.session.world_size)).tolist()
-        return dict(zip(names, means, strict=True))
+        row = dict(zip(names, means, strict=True))
+        if "skipped" in row:
+            # Points of the epoch, and those that were left out from the start.
+            row["skipped"] = totals[names.index("skipped")].item() + self.data.skipped
+        return row
 
     def _finite(self, row: dict[str, float]) -> dict[str, float]:
         """Training means, or validation metrics: an epoch's last step is seen in these alone."""
@@ -215,15 +187,15 @@ class Trainer:
             )
         return row
 
-    def _step(self, positions: IntArray | None) -> dict[str, Tensor]:
-        """One step on the points at `positions`, which are unlabelled (or None: all points are labelled)."""
-        support = self._draw_support()
+    def _step(self, x_unlabelled: Tensor | None) -> dict[str, Tensor]:
+        """One step on unlabelled points as stored (None: all points are labelled) and labelled ones."""
+        support, device = self._draw_support(), self.session.device
         generator = torch.Generator().manual_seed(self._random_state(_NOISE, self.session.rank))
-        with torch.autocast(self.session.device.type, torch.bfloat16, enabled=self.job.precision == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.job.precision == "bfloat16"):
             loss, logged = self.wrapped(
-                to_float(self.data.x[support]),
-                self.data.y[support],
-                None if positions is None else to_float(self.data.x[torch.from_numpy(positions)]),
+                to_float(self.data.points.take(support).to(device)),
+                torch.from_numpy(self.data.y[support]).to(device),
+                None if x_unlabelled is None else to_float(x_unlabelled),
                 generator,
                 self._beta(),
             )
@@ -235,29 +207,34 @@ class Trainer:
         result: dict[str, Tensor] = logged
         return result
 
-    def _batches(self) -> Iterator[IntArray | None]:
-        """An epoch's steps: unlabelled points, each once before any comes again; None where there are none."""
-        if self.plan is None:
-            yield from itertools.repeat(None, self.steps_per_epoch)
+    @contextlib.contextmanager
+    def _batches(self) -> Iterator[Iterator[tuple[Tensor | None, int]]]:
+        """Unlabelled points of step after step, each once before any comes again; None where there are none."""
+        if self.unlabelled_batch == 0:
+            yield itertools.repeat((None, 0))
             return
-        for positions in itertools.islice(self.plan.stream(self.session.rank, self.state.step), self.steps_per_epoch):
-            yield self.data.unlabelled[positions]
+        rank, world_size, device = self.session.rank, self.session.world_size, self.session.device
+        with self.data.unlabelled_batches(
+            self.unlabelled_batch, self.job.seed, rank, world_size, self.state.step, device
+        ) as batches:
+            yield batches
 
-    def _draw_support(self) -> Tensor:
-        """This rank's part of the step's labelled points: m of each class over all ranks, none of them twice.
+    def _draw_support(self) -> IntArray:
+        """Positions of this rank's part of the step's labelled points, none of which the step has twice.
 
-        Drawn the same way on every rank and dealt out: two ranks that drew for themselves could draw the same point,
-        and it would then be part of its own r.
+        m of each class over all ranks, or of each class in proportion where much is labelled. Drawn the same way on
+        every rank and dealt out: two ranks that drew for themselves could draw the same point, and it would then be
+        part of its own r.
         """
-        objective = self.job.objective
-        sizes = np.random.default_rng(self._random_state(_SUPPORT_SIZE, 0))
-        drawn = int(sizes.integers(objective.support_min, objective.support_max + 1))
-        # Where much is labelled, labelled points take their share of the batch.
-        share = self.data.shares.labelled if self.plan is not None else 1.0
-        m = max(drawn, int(share * self.job.batch_size) // len(self.data.members))
-        rng = np.random.default_rng(self._random_state(_SUPPORT, 0))
-        support = draw_support(self.data.members, m, rng)
-        return torch.from_numpy(support[self.session.rank :: self.session.world_size])
+        if self.labelled_plan is not None:
+            support = self.labelled_plan.batch(self.state.step)
+        else:
+            objective = self.job.objective
+            sizes = np.random.default_rng(self._random_state(_SUPPORT_SIZE, 0))
+            m = int(sizes.integers(objective.support_min, objective.support_max + 1))
+            rng = np.random.default_rng(self._random_state(_SUPPORT, 0))
+            support = draw_support(self.data.members, m, rng)
+        return support[self.session.rank :: self.session.world_size]
 
     def _beta(self) -> float:
         """Weight of the KL at this step."""
@@ -273,14 +250,21 @@ class Trainer:
         warmup = min(1.0, (step + 1) / max(1, self.job.warmup_steps))
         return self.job.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
 
-    def _plan(self) -> EpochPlan | None:
-        """Order of the unlabelled points; None where there is not one for each rank."""
+    def _unlabelled_batch(self) -> int:
+        """Unlabelled points of a step over all ranks; 0 where there is not one for each rank."""
         num_points, world_size = len(self.data.unlabelled), self.session.world_size
         if self.supervised or num_points < world_size:
-            return None
+            return 0
         # Fewer points than one batch: a batch of what there is, equal on all ranks.
-        batch_size = min(self.job.batch_size, num_points // world_size * world_size)
-        return EpochPlan(num_points, batch_size, world_size, self.job.seed)
+        return min(self.job.batch_size, num_points // world_size * world_size)
+
+    def _labelled_plan(self) -> LabelledPlan | None:
+        """Where much is labelled, labelled points take their share of the batch, each once before any comes again."""
+        share = self.data.shares.labelled if self.unlabelled_batch else 1.0
+        size = min(int(share * self.job.batch_size), len(self.data.labelled) // 2)
+        if size <= self.job.objective.support_max * len(self.data.members):
+            return None
+        return LabelledPlan(self.data.members, size, self.job.seed)
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
@@ -288,16 +272,19 @@ class Trainer:
         model, device, size = self.published, self.session.device, self.job.evaluation_batch_size
         r, prune = self._representations()[0], self.job.objective.prune
         rank, world = self.session.rank, self.session.world_size
-        x, y = self.data.val.x[rank::world], torch.from_numpy(self.data.val.y[rank::world])
+        positions = np.arange(len(self.data.val_y))[rank::world]
         generator = torch.Generator().manual_seed(self.job.seed)
         # points, wrong, -log q, bound, points of the exact sum, exact less pruned sum
         sums = torch.zeros(6, dtype=torch.float64, device=device)
-        for i, (batch, labels) in enumerate(zip(in_batches(x, size, device), torch.split(y, size), strict=True)):
+        for i, begin in enumerate(range(0, len(positions), size)):
+            rows = positions[begin : begin + size]
+            batch = to_float(self.data.val.take(rows).to(device))
+            labels = torch.from_numpy(self.data.val_y[rows]).to(device)
             log_q = model.classify(model.embed(batch), r)
             sums[0] += len(batch)
             if model.num_codes > 1:
-                sums[1] += (log_q.argmax(1) != labels.to(device)).sum()
-                sums[2] -= log_q.gather(1, labels.to(device).unsqueeze(1)).sum()
+                sums[1] += (log_q.argmax(1) != labels).sum()
+                sums[2] -= log_q.gather(1, labels.unsqueeze(1)).sum()
             if not self.supervised:
                 features = model.features(batch)
                 sums[3] += unlabelled_bound(model, batch, features, r, log_q, prune, generator).bound.sum()
@@ -313,14 +300,13 @@ class Trainer:
         return metrics
 
     def _representations(self) -> tuple[Tensor, Tensor]:
-        labelled = torch.from_numpy(self.data.labelled)
-        return representations(
-            self.published,
-            self.data.x[labelled],
-            self.data.y[labelled],
-            self.job.evaluation_batch_size,
-            self.session.device,
+        size, labelled, device = self.job.evaluation_batch_size, self.data.labelled, self.session.device
+        parts = (labelled[begin : begin + size] for begin in range(0, len(labelled), size))
+        batches = (
+            (to_float(self.data.points.take(part).to(device)), torch.from_numpy(self.data.y[part]).to(device))
+            for part in parts
         )
+        return streamed_representations(self.published, batches, device)
 
     def _write_checkpoint(self, folder: Path) -> None:
         save_checkpoint(folder, self.state, self.model, self.averaged, self.optimizer)
@@ -331,7 +317,7 @@ class Trainer:
     def artifact(self) -> Artifact:
         """The model as it is now, with the representations of its classes."""
         r, counts = self._representations()
-        classes = self.data.val.spec.classes
+        classes = self.data.spec.classes
         provenance = {
             "method": self.job.method,
             "loss": self.job.objective.loss,
@@ -344,6 +330,7 @@ class Trainer:
             "world_size": self.session.world_size,
             "labels_per_class": {name: len(members) for name, members in zip(classes, self.data.members, strict=True)},
             "num_unlabelled": 0 if self.supervised else len(self.data.unlabelled),
+            "skipped": self.data.skipped,
         }
         return Artifact(self.published, r, counts, provenance)
 

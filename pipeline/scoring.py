@@ -102,7 +102,8 @@ def measure_model(
     """Every measure that fits the model, in the order of the table.
 
     Args:
-        train: where probes and regressors are fitted; labelled: the labelled points among them.
+        train: where probes and regressors are fitted, on the points whose class is known; labelled: those among them
+            that the run was told of.
         oracle: an independent classifier, trained with all labels, that judges swaps.
         encoded: `encode_split` of test, where it has been done already.
     """
@@ -110,7 +111,8 @@ def measure_model(
     if encoded is None:
         encoded = encode_split(artifact, test, settings, device, generator)
     rng = np.random.default_rng(settings.seed)
-    fit = train.take(np.sort(rng.permutation(len(train))[: settings.probe_points]))
+    known = np.flatnonzero(train.y >= 0)
+    fit = train.take(known[np.sort(rng.permutation(len(known))[: settings.probe_points])])
     fit_encoded = encode_split(artifact, fit, settings, device, generator)
     has_classes = artifact.model.num_codes > 1
     if artifact.provenance.get("loss") != "bound":

@@ -37,6 +37,9 @@ class File(BaseModel):
 class Shard(File):
     """One tar."""
 
+    path: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+=-]*(/[A-Za-z0-9_][A-Za-z0-9_.+=-]*)*$", max_length=1000)
+    """Its name, with folders where tars of others lie in some; none begins with a dot, so none leads out."""
+
     samples: int = Field(ge=1)
 
 
@@ -73,6 +76,9 @@ class Manifest(BaseModel):
     """The W words of counts, in the order of their values; empty for other kinds."""
 
     split_seed: int
+    skipped: dict[str, int] = {}
+    """Examples left out because of `data.faults: skip`, by reason."""
+
     splits: dict[SplitName, Split]
 
 

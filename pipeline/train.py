@@ -30,7 +30,8 @@ from pipeline.loop import Job, Trainer
 from pipeline.params import Params
 from pipeline.progress import Log, Meter, listening, time_left
 from pipeline.ranks import connect_ranks
-from pipeline.shards import Manifest, read_manifest, verify_shards
+from pipeline.shards import Manifest, read_manifest
+from pipeline.training_data import TRAINING_SPLITS, check_shards
 
 # How often an elastic run looks for room for more workers, seconds. Each time that it grows, it starts again from the
 # last checkpoint.
@@ -74,8 +75,9 @@ def prepare(params: Params, project: Path, log: Log) -> tuple[Job, Manifest]:
     folder = shards_folder(params, project)
     manifest = read_manifest(folder)
     labels_per_class(params.labels.count, manifest.splits["train"].class_counts, params.labels.seed)
-    verify_shards(folder, manifest, ("train", "val"))
-    return make_job(params, project), manifest
+    job = make_job(params, project)
+    check_shards(folder, manifest, TRAINING_SPLITS, job.reading)
+    return job, manifest
 
 
 def metrics_seconds(out: Path) -> float:

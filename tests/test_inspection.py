@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
 from pipeline.files import write_json
-from pipeline.index import describe_split
+from pipeline.index import SCHEMA, describe_split, write_index
 from pipeline.inspection import show, verify
 from pipeline.samples import encode_example
 from pipeline.shards import Manifest, SplitName, read_manifest, write_shard
@@ -59,6 +62,84 @@ def test_a_label_that_is_another_class_than_the_manifest_counted_is_found(shards
     with pytest.raises(DataError):
         verify(shards, lines.append)
     assert "split val has classes" in lines[0]
+
+
+def with_index(folder: Path, split: SplitName, **columns: dict[int, Any]) -> None:
+    """Changes rows of an index, and the manifest with it, as a fault in writing would."""
+    manifest = read_manifest(folder)
+    described = manifest.splits[split]
+    table = pq.read_table(folder / described.index.path)
+    for name, changes in columns.items():
+        values = table[name].to_pylist()
+        for row, value in changes.items():
+            values[row] = value
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, SCHEMA.field(name).type))
+    split_now = described.model_copy(update={"index": write_index(folder / described.index.path, table)})
+    changed = manifest.model_copy(update={"splits": manifest.splits | {split: split_now}})
+    write_json(folder / "manifest.json", changed.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_row_of_an_index_that_is_not_what_the_tars_hold_is_named(shards: Path, processes: int) -> None:
+    before = pq.read_table(shards / "index-train.parquet").to_pylist()
+    with_index(
+        shards,
+        "train",
+        key={3: "other"},
+        y={5: 9 - before[5]["y"], 900: -1},
+        offset={7: before[7]["offset"] + 512},
+        size={9: 1},
+        crc32={11: before[11]["crc32"] ^ 1},
+    )
+    lines: list[str] = []
+    with pytest.raises(DataError, match=r"6 thing\(s\) wrong"):
+        verify(shards, lines.append, processes=processes)
+    for row, what in {
+        3: f"key 'other', the tar has {before[3]['key']!r}",
+        5: f"y {9 - before[5]['y']}, the tar has {before[5]['y']}",
+        7: f"offset {before[7]['offset'] + 512}, the tar has {before[7]['offset']}",
+        9: f"size 1, the tar has {before[9]['size']}",
+        11: f"crc32 {before[11]['crc32'] ^ 1}, the tar has {before[11]['crc32']}",
+        900: f"y -1, the tar has {before[900]['y']}",
+    }.items():
+        tar = f"train-{before[row]['shard']:06d}.tar, key {before[row]['key']}: "
+        (line,) = [line for line in lines if f"row {row} of the index of train says" in line]
+        assert line.endswith(what) and tar in line
+
+
+def test_of_an_index_that_is_wrong_throughout_a_hundred_rows_a_shard_are_named(shards: Path) -> None:
+    with_index(shards, "test", crc32={row: 0 for row in range(360)})
+    lines: list[str] = []
+    with pytest.raises(DataError):
+        verify(shards, lines.append)
+    assert len(lines) == 101
+    assert "test-000000.tar: 260 more rows of the index are not what the tar has" in "\n".join(lines)
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_an_index_that_is_not_the_manifests_is_named_and_the_tars_are_still_read(shards: Path, damage: str) -> None:
+    path = shards / "index-val.parquet"
+    path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes() + b"x")
+    (shards / "test-000000.tar").unlink()
+    lines: list[str] = []
+    with pytest.raises(DataError, match=r"2 thing\(s\) wrong"):
+        verify(shards, lines.append)
+    assert "index-val.parquet" in "".join(lines) and "test-000000.tar" in "".join(lines)
+
+
+def test_show_reads_the_examples_that_it_draws_and_no_others(shards: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(shards / "index-train.parquet").to_pylist()
+
+    def spoil(row: dict[str, Any]) -> None:
+        with (shards / f"train-{row['shard']:06d}.tar").open("r+b") as file:
+            file.seek(row["offset"])
+            file.write(bytes(row["size"]))
+
+    spoil(rows[-1])
+    show(shards, tmp_path / "out.png", lambda line: None)
+    spoil(rows[0])
+    with pytest.raises(DataError, match=rf"train-000000\.tar, key {rows[0]['key']}: damaged, its CRC-32"):
+        show(shards, tmp_path / "out.png", lambda line: None)
 
 
 def test_show_prints_every_class_and_draws_examples(shards: Path, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_no_point_is_in_two_ranks_parts_of_a_support(digits_project: Path, tmp_p
             trainer = Trainer(job, session)
             trainer.state.step = 7
             parts.append(trainer._draw_support())
-        whole = torch.cat(parts)
+        whole = np.concatenate(parts)
         assert len(set(whole.tolist())) == len(whole)
         if world_size == 1:
             alone = whole
@@ -243,7 +243,7 @@ def test_all_points_labelled_is_a_run_without_unlabelled_terms(digits_project: P
 def test_labelled_and_unlabelled_points_are_disjoint_and_complete(plain: Trainer) -> None:
     data = plain.data
     together = np.concatenate([data.labelled, data.unlabelled])
-    assert sorted(together.tolist()) == list(range(len(data.x)))
+    assert sorted(together.tolist()) == list(range(data.num_points))
     assert len(data.labelled) == 100
     assert sorted(np.concatenate(data.members).tolist()) == data.labelled.tolist()
 

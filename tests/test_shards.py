@@ -26,7 +26,7 @@ from pipeline.errors import DataError, ResourceError
 from pipeline.fetch import fetch
 from pipeline.params import Params, parse_params
 from pipeline.samples import Encoding, encode_example
-from pipeline.shard import choose_val, shard
+from pipeline.shard import shard
 from pipeline.shards import Manifest, read_manifest, verify_shards, write_shard
 from pipeline.sources import Example
 from pipeline.tars import iter_shard
@@ -130,28 +130,6 @@ def test_every_train_shard_mixes_the_classes(project: Path) -> None:
     for described in manifest.splits["train"].shards:
         first = list(iter_shard(folder / described.path, manifest.spec, manifest.encoding))[:100]
         assert len({example.y for example in first}) == 10
-
-
-@given(
-    sizes=st.lists(st.integers(8, 60), min_size=2, max_size=6), part=st.floats(0.01, 0.5), seed=st.integers(0, 2**31)
-)
-def test_val_is_in_proportion_sums_exactly_and_leaves_two_of_each_class(
-    sizes: list[int], part: float, seed: int
-) -> None:
-    labels: dict[str, int | None] = {f"k{c}-{i}": c for c, size in enumerate(sizes) for i in range(size)}
-    val_size = max(2, int(part * sum(sizes)))
-    chosen = choose_val(labels, len(sizes), val_size, seed)
-    assert len(chosen) == val_size
-    counts = Counter(labels[key] for key in chosen)
-    for c, size in enumerate(sizes):
-        assert abs(counts[c] - val_size * size / sum(sizes)) < 1
-        assert size - counts[c] >= 2
-    assert chosen == choose_val(dict(reversed(labels.items())), len(sizes), val_size, seed)
-
-
-def test_another_split_seed_chooses_another_val() -> None:
-    labels: dict[str, int | None] = {f"k{i}": i % 2 for i in range(100)}
-    assert choose_val(labels, 2, 10, 0) != choose_val(labels, 2, 10, 1)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -262,7 +262,7 @@ def test_the_real_files_are_fetched_by_pip_and_are_what_the_source_says(
     tmp_path: Path, source: TsSeries, train: list[int], test: list[int], shortest: int
 ) -> None:
     try:
-        raw = fetch_source(source, ("pypi",), None, tmp_path, lambda line: None)
+        raw = fetch_source(source, ("pypi",), "own", tmp_path, lambda line: None)
     except FetchError as error:
         if "pip download aeon" not in str(error) and "pip is not installed" not in str(error):
             raise

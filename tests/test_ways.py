@@ -14,8 +14,8 @@ import tarfile
 import threading
 import venv
 import zipfile
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Literal
 
@@ -25,18 +25,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.sources import RawFile
-from pipeline.ways import (
-    Deb,
-    Https,
-    Npm,
-    Pypi,
-    WayFailed,
-    copy_at_most,
-    extract_member,
-    extract_wheel_member,
-    from_folder,
-)
+from pipeline.ways import Deb, Https, Npm, Pypi, WayFailed, from_folder
+from pipeline.ways.archives import extract_member, extract_wheel_member
+from pipeline.ways.base import copy_at_most
 from tests.debian import Archive, archive_in, needs_dpkg_deb
+from tests.site import Site
 from tests.wheels import index_in, needs_pip, write_wheel
 
 CONTENT = np.random.default_rng(0).bytes(5000)
@@ -45,48 +38,6 @@ OTHER = CONTENT[::-1]
 
 def raw_file(content: bytes = CONTENT, name: str = "data.bin", **places: tuple[str, ...]) -> RawFile:
     return RawFile(name, hashlib.sha256(content).hexdigest(), len(content), places)
-
-
-class Site:
-    """A web server on this machine. Pages are bytes, or a function that answers in its own way."""
-
-    def __init__(self) -> None:
-        self.pages: dict[str, bytes | Callable[[BaseHTTPRequestHandler], None]] = {}
-        self.asked: list[str] = []
-        site = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.send_response(200)
-                self.end_headers()
-
-            def do_GET(self) -> None:
-                site.asked.append(self.path)
-                page = site.pages.get(self.path)
-                if page is None:
-                    self.send_error(404)
-                elif callable(page):
-                    page(self)
-                else:
-                    self.send_response(200)
-                    self.send_header("Content-Length", str(len(page)))
-                    self.end_headers()
-                    self.wfile.write(page)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Quiet."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
-
-    def url(self, path: str, host: str = "127.0.0.1") -> str:
-        return f"http://{host}:{self._server.server_address[1]}{path}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ie_model.spec import DataSpec
+from pipeline.errors import DataError
+
+KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+"""What a key may be: the name of a member of a tar, up to its first dot."""
 
 RawSplit = Literal["train", "test"]
 Values = npt.NDArray[np.uint8] | npt.NDArray[np.float32] | npt.NDArray[np.int32]
@@ -55,7 +60,8 @@ class Examples(ABC):
         """Values of the i-th example; see `Example`.
 
         Raises:
-            DataError: they are missing or damaged; the message names file and key.
+            FaultError: they are damaged; the message names file and key.
+            DataError: the file that holds them is gone, or not the one that fetch has seen.
         """
 
     def __len__(self) -> int:
@@ -104,6 +110,23 @@ class RawFile:
     `folder` need no entry."""
 
 
+class PlainSource:
+    """What most sources have in common, to inherit: no vocabulary, and files that no installed package brings."""
+
+    @property
+    def bundled(self) -> bool:
+        """See `Source.bundled`."""
+        return False
+
+    def write_bundled(self, folder: Path) -> None:
+        """See `Source.write_bundled`."""
+        raise DataError(f"{getattr(self, 'name', 'this source')} comes with no installed package")
+
+    def vocabulary(self, raw: Path) -> tuple[str, ...]:
+        """See `Source.vocabulary`."""
+        return ()
+
+
 class Source(Protocol):
     """One kind of raw data. Adding one is a module with an instance of this, and a line in SOURCES."""
 
@@ -118,13 +141,14 @@ class Source(Protocol):
         ...
 
     @property
-    def num_classes(self) -> int:
-        """K, known without the files so that params can be checked before any work."""
+    def num_classes(self) -> int | None:
+        """K, where it is known without the files: then params are checked before any work."""
         ...
 
     @property
-    def num_train(self) -> int:
-        """Examples of the raw train split, of which val is carved; without those that the source leaves out."""
+    def num_train(self) -> int | None:
+        """Examples of the raw train split, of which val is carved, without those that the source leaves out; where it
+        is known without the files."""
         ...
 
     @property

@@ -9,23 +9,26 @@ import numpy as np
 
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
-from pipeline.sources.base import ArrayExamples, Examples, RawFile, RawSplit
+from pipeline.sources.base import ArrayExamples, Examples, PlainSource, RawFile, RawSplit
 
 _NUM_TRAIN = 1_437
 
 
 @dataclass(frozen=True)
-class Digits:
+class Digits(PlainSource):
     """See `pipeline.sources.base.Source`."""
 
     name: str = "digits"
     num_classes: int = 10
     num_train: int = _NUM_TRAIN
-    bundled: bool = True
     files: tuple[RawFile, ...] = (
         RawFile("digits-images.npy", "16e0fa511054dddcfede4bdb9c4916dcd5a89b9ae401b18a5f6934a10c76a96b", 115_136),
         RawFile("digits-labels.npy", "03ec0343bca84958ae3df825f252a3680415fa07fccb1ed1125ed521c13169e5", 1_925),
     )
+
+    @property
+    def bundled(self) -> bool:
+        return True
 
     def write_bundled(self, folder: Path) -> None:
         from sklearn.datasets import load_digits
@@ -39,9 +42,6 @@ class Digits:
     def spec(self, raw: Path) -> DataSpec:
         classes = tuple(str(digit) for digit in range(10))
         return DataSpec(kind="image", shape=(1, 8, 8), dtype="uint8", classes=classes, likelihood="bernoulli")
-
-    def vocabulary(self, raw: Path) -> tuple[str, ...]:
-        return ()
 
     def examples(self, raw: Path, split: RawSplit) -> Examples:
         try:

