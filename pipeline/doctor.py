@@ -24,6 +24,7 @@ from pipeline.jobs import shards_folder
 from pipeline.params import Params
 from pipeline.progress import Log
 from pipeline.shards import read_manifest
+from pipeline.store import Store
 
 TOKEN = Path("~/.ray/auth_token")
 _MIN_FREE_GB = 1.0
@@ -53,8 +54,10 @@ class Question:
     """Name of the file, in the storage folder, that the asking host has written."""
 
     shards: str
+    """Folder, or prefix of an object store."""
+
     files: dict[str, int]
-    """Bytes of each file of the shards folder."""
+    """Bytes of each tar; none where there is no manifest."""
 
     pins: dict[str, str]
     cuda: bool
@@ -135,13 +138,15 @@ def _question(params: Params, project: Path, stack: contextlib.ExitStack) -> tup
         text = f"{storage} cannot be written to here ({error.strerror}); give storage.url a folder that can"
         findings.append(Finding("storage", False, text))
     folder, files = shards_folder(params, project), {}
+    location = str(folder)
     try:
         manifest = read_manifest(folder)
         files = {shard.path: shard.bytes for split in manifest.splits.values() for shard in split.shards}
+        location = manifest.location or location
     except DataError as error:
         findings.append(Finding("shards", False, f"{error}; make them with `dvc repro shard`"))
     pins = read_pins(project / "requirements.txt")
-    return Question(storage, mark, str(folder), files, pins, params.train.device == "cuda"), findings
+    return Question(storage, mark, location, files, pins, params.train.device == "cuda"), findings
 
 
 def read_pins(path: Path) -> dict[str, str]:
@@ -192,16 +197,14 @@ def _try_storage(question: Question) -> str:
 
 
 def _try_shards(question: Question) -> str:
-    for name, size in question.files.items():
-        path = Path(question.shards, name)
-        try:
-            with path.open("rb") as file:
-                file.read(1)
-            found = path.stat().st_size
-        except OSError as error:
-            return f"{path} cannot be read ({error.strerror})"
-        if found != size:
-            return f"{path} has {found} bytes, the manifest says {size}"
+    store = Store(question.shards)
+    try:
+        for name, size in question.files.items():
+            store.read_range(name, 0, 1)
+            if (found := store.size(name)) != size:
+                return f"{store.where(name)} has {found} bytes, the manifest says {size}"
+    except PipelineError as error:
+        return str(error)
     return ""
 
 
@@ -257,9 +260,11 @@ def judge(answers: list[Answer], question: Question, *, on_cluster: bool) -> lis
     findings = [
         _for_each(answers, "packages", _judge_packages(question), f"{len(question.pins)} pins installed"),
         _for_each(answers, "storage", lambda a: _unshared(a, a.sees_storage), f"{question.storage} is seen, writable"),
-        _for_each(answers, "shards", lambda a: _unshared(a, a.shards), f"{len(question.files)} tars readable"),
         _for_each(answers, "disk", _judge_disk, f"at least {_MIN_FREE_GB:g} GB free"),
     ]
+    if question.files:
+        fit = f"{len(question.files)} tars readable"
+        findings.append(_for_each(answers, "shards", lambda a: _unshared(a, a.shards), fit))
     if on_cluster:
         first = answers[0] if answers else Answer("")
         findings += [

@@ -19,6 +19,11 @@ def user_side(error: Exception) -> Exception:
                 return cause
             if (resource := _full_disk(cause)) is not None:
                 return resource
+            if type(cause).__name__ in _LOST_WORKER:
+                return TrainingError(
+                    f"the worker of rank {rank} was lost, with its host or without, more than train.max_failures "
+                    "times; the same command goes on from the last checkpoint; `ie doctor` looks at the hosts"
+                )
             if _is_lost_rank(cause):
                 text = " ".join(str(cause).split())[:200]
                 return TrainingError(
@@ -46,6 +51,16 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         yield error
         error = getattr(error, "cause", None) or error.__cause__
 
+
+# How Ray says that a worker's process or host is gone.
+_LOST_WORKER = (
+    "ActorDiedError",
+    "ActorUnavailableError",
+    "NodeDiedError",
+    "RayActorError",
+    "WorkerHealthCheckFailedError",
+    "WorkerHealthCheckTimeoutError",
+)
 
 # How torch's process groups word a peer that does not answer: gloo and NCCL raise plain RuntimeErrors.
 _LOST_RANK = (

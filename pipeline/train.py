@@ -102,7 +102,7 @@ def _fit(job: Job, params: Params, storage: Path, log: Log) -> Iterator[Path]:
     config = {"job": job.model_dump_json(), "queue": queue, "run": str(run), "timeout_s": params.train.timeout_s}
     trainer = TorchTrainer(
         cast(Any, train_worker),  # declared without a return value, which Ray Train returns all the same
-        train_loop_config=config | {"start": _mend(run, log)},
+        train_loop_config=config | {"start": find_start(run, log)},
         scaling_config=cast(Any, ScalingConfig)(
             num_workers=params.train.num_workers,
             elastic_resize_monitor_interval_s=_RESIZE_INTERVAL_S,
@@ -136,7 +136,7 @@ def _fit(job: Job, params: Params, storage: Path, log: Log) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _mend(run: Path, log: Log) -> str | None:
+def find_start(run: Path, log: Log) -> str | None:
     """Where to start if Ray's record of the run's checkpoints cannot be read: the newest checkpoint's folder.
 
     Ray writes the record in place: a head that loses its power meanwhile leaves half of it, which Ray then refuses.
@@ -230,7 +230,8 @@ class RaySession:
         import ray.train
         import ray.train.torch
 
-        self._train, self._queue, self._run, self._start = ray.train, queue, run, start
+        self._train: Any = ray.train
+        self._queue, self._run, self._start = queue, run, start
         # Half: the other ranks wait for a report as long as timeout_s.
         self._storage_wait_s = timeout_s / 2
         if not run.is_dir():
@@ -274,20 +275,27 @@ class RaySession:
         with tempfile.TemporaryDirectory() as folder:
             write_checkpoint(Path(folder))
             checkpoint = self._train.Checkpoint.from_directory(folder)
-            self._train.report(metrics, checkpoint=checkpoint, checkpoint_upload_fn=self._upload)
+            self._train.report(metrics, checkpoint=checkpoint, checkpoint_upload_fn=self.upload)
         self._tell(metrics | {"world_size": self.world_size})
 
-    def _upload(self, checkpoint: Any, name: str) -> Any:
+    def upload(self, checkpoint: Any, name: str) -> Any:
         """A checkpoint into the run's folder, as a whole; waits for storage that is away for a while."""
         deadline, wait = time.monotonic() + self._storage_wait_s, 0.5
         while True:
             try:
+                if not self._run.is_dir():  # a mount that is gone: what is made here now would be lost
+                    raise FileNotFoundError(errno.ENOENT, "the run's folder is gone", str(self._run))
                 with atomic_folder(self._run / name) as part:
                     shutil.copytree(checkpoint.path, part, dirs_exist_ok=True)
                 return self._train.Checkpoint.from_directory(str(self._run / name))
             except (OSError, ResourceError) as error:
-                if _is_full(error) or time.monotonic() + wait > deadline:
+                if _is_full(error):
                     raise
+                if time.monotonic() + wait > deadline:
+                    raise ResourceError(
+                        f"storage at {self._run.parent} could not be written to for {self._storage_wait_s:.0f} s "
+                        f"({error}); when it is back, the same command goes on from the last checkpoint"
+                    ) from error
             self._tell({"waiting": f"storage at {self._run.parent} cannot be written to; trying again"})
             time.sleep(wait)
             wait = min(2 * wait, 10.0)

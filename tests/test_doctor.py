@@ -13,7 +13,7 @@ from pipeline.errors import ResourceError
 from pipeline.params import parse_params
 from tests.project import REPOSITORY, small_params
 
-QUESTION = Question("/srv/ie", ".mark", "/srv/ie/shards", {}, {"torch": "2.13.0"}, cuda=False)
+QUESTION = Question("/srv/ie", ".mark", "/srv/ie/shards", {"a.tar": 9}, {"torch": "2.13.0"}, cuda=False)
 GOOD = Answer("worker1", "10.0.0.1", "10.0.0.1", "3.11.7", "c0de", free_gb={"storage": 50.0, "temporary": 50.0})
 OTHER = replace(GOOD, host="worker2", address="10.0.0.2", resolves_to="10.0.0.2")
 

@@ -228,6 +228,17 @@ class Run:
             self.lines.append((time.monotonic(), line.rstrip()))
 
 
+def note_gap(run: Run, fault: float, record: dict[str, Any], name: str, target_s: float) -> None:
+    """Notes how long training stood still beside the target; at most one epoch may have been trained twice.
+
+    The figure is of the machine as busy as it is; twice the target and more is a fault of the launch file's time-outs.
+    """
+    seconds, again = run.gap_after(fault)
+    record[name] = {"gap_s": round(seconds, 1), "target_s": target_s, "epochs_trained_twice": again}
+    assert again <= 1
+    assert seconds <= 2 * target_s
+
+
 # A pause between two epochs' lines that is a restart and no slow epoch.
 _SILENCE_S = 5.0
 

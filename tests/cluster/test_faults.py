@@ -9,17 +9,9 @@ from typing import Any
 import pytest
 
 from tests.cluster.lab import Lab
-from tests.cluster.launched import PROJECT, TRAIN_COMMAND, Laptop, Run
+from tests.cluster.launched import PROJECT, TRAIN_COMMAND, Laptop, note_gap
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-
-
-def gap(run: Run, fault: float, record: dict[str, Any], name: str, most: float) -> None:
-    """Notes how long training stood still; at most one checkpoint's interval, an epoch, may be trained twice."""
-    seconds, again = run.gap_after(fault)
-    record[name] = {"gap_s": round(seconds, 1), "epochs_trained_twice": again}
-    assert again <= 1
-    assert seconds <= most
 
 
 def test_a_host_whose_ray_dies_is_started_again_where_there_is_no_spare(
@@ -32,7 +24,7 @@ def test_a_host_whose_ray_dies_is_started_again_where_there_is_no_spare(
     lab.kill_raylet("worker2")
     assert run.finish() == 0, run.text
     assert laptop.outcome() == whole
-    gap(run, fault, record, "raylet_killed", 40)
+    note_gap(run, fault, record, "raylet_killed", 40)
 
 
 def test_storage_that_is_away_for_a_while_is_waited_for(laptop: Laptop, lab: Lab, record: dict[str, Any]) -> None:
@@ -46,7 +38,7 @@ def test_storage_that_is_away_for_a_while_is_waited_for(laptop: Laptop, lab: Lab
     assert run.finish() == 0, run.text
     assert "cannot be written to; trying again" in run.text
     assert laptop.outcome() == whole
-    gap(run, fault, record, "storage_away_10_s", 40)
+    note_gap(run, fault, record, "storage_away_10_s", 40)
 
 
 def test_after_the_head_is_lost_the_same_command_goes_on_from_the_last_checkpoint(
@@ -85,7 +77,7 @@ def test_an_elastic_run_shrinks_with_its_hosts_and_grows_again(
         run.wait_for(lambda line: "2 worker(s) now, 1 before" in line, 240)
         record["elastic_regrow"] = {"from_boot_s": round(time.monotonic() - back, 1)}
         assert run.finish() == 0, run.text
-        gap(run, fault, record, "elastic_shrink", 60)
+        note_gap(run, fault, record, "elastic_shrink", 60)
         history = lab.disk("head", f"{PROJECT}/results/train/history.csv").read_text()
         assert [int(row["epoch"]) for row in csv.DictReader(history.splitlines())] == list(range(1, 91))
     finally:
@@ -113,4 +105,4 @@ def test_a_pulled_cable_is_noticed_and_the_result_is_the_same(laptop: Laptop, la
     lab.unplug(laptop.ranks()[1])
     assert run.finish() == 0, run.text
     assert laptop.outcome() == whole
-    gap(run, fault, record, "cable_pulled", 40)
+    note_gap(run, fault, record, "cable_pulled", 40)
