@@ -29,7 +29,7 @@ def lab() -> Iterator[Lab]:
     folder = Path(tempfile.mkdtemp(prefix="ie-lab-"))
     made = Lab(folder / "l")
     try:
-        made.start(tuple(ADDRESSES))
+        made.set_up(tuple(ADDRESSES))
         yield made
     finally:
         made.stop()

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.project import REPOSITORY
@@ -71,17 +71,6 @@ def missing() -> str:
     return ""
 
 
-@contextlib.contextmanager
-def lab(folder: Path, hosts: tuple[str, ...] = ("laptop", "head", "worker1", "worker2")) -> Iterator[Lab]:
-    """Hosts for the length of a block; whatever happens, none is left."""
-    made = Lab(folder)
-    try:
-        made.start(hosts)
-        yield made
-    finally:
-        made.stop()
-
-
 class Lab:
     """Hosts by name; see `ADDRESSES`."""
 
@@ -97,7 +86,7 @@ class Lab:
         """Hosts that are on."""
         return set(self._inits)
 
-    def start(self, hosts: tuple[str, ...]) -> None:
+    def set_up(self, hosts: tuple[str, ...]) -> None:
         """Switch, keys, hosts."""
         self.shared.mkdir(parents=True)
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / "key"))
@@ -214,6 +203,10 @@ class Lab:
         done = self.run(name, command, timeout)
         assert done.returncode == 0, f"{name}: {command} exited with {done.returncode}\n{done.stdout}"
         return done.stdout
+
+    def start(self, name: str, command: str) -> None:
+        """A shell command in the background, until the host goes off."""
+        self.exec(name, f"export PATH=~/venv/bin:$PATH; nohup {command} > /tmp/started.log 2>&1 &")
 
     def disk(self, name: str, path: str) -> Path:
         """Where a file below a host's /root or /tmp, or of the shared folder, lies on this machine."""

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.lab import Lab
 from tests.cluster.launched import PROJECT, TRAIN_COMMAND, Laptop, note_gap
+from tests.cluster.metadata import PORT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -94,6 +95,24 @@ def test_a_sweep_keeps_finished_trials_when_a_host_is_lost(laptop: Laptop, lab: 
     assert [row["status"] for row in rows] == ["finished"] * len(rows)
     reported = [line for _, line in run.lines if "test error" in line]
     assert len(reported) == len(rows), "no trial that had finished ran again"
+
+
+def test_a_host_that_is_taken_back_with_notice_uses_up_no_restart(laptop: Laptop, lab: Lab) -> None:
+    laptop.up(workers=("worker1", "worker2", "worker3"))
+    laptop.params(train={"max_failures": 0, "epochs": 90})
+    try:
+        run = laptop.start(TRAIN_COMMAND)
+        run.wait_for_epoch(6)
+        host = laptop.ranks()[1]
+        lab.start(host, f"python3 {PROJECT}/tests/cluster/metadata.py")
+        watch = (
+            f"IE_METADATA=http://127.0.0.1:{PORT}/latest IE_NOTICE_INTERVAL_S=1 bash {PROJECT}/cluster/spot_notice.sh"
+        )
+        assert "terminate" in lab.exec(host, f"export PATH=~/venv/bin:$PATH; {watch}")
+        lab.power_off(host)
+        assert run.finish() == 0, run.text
+    finally:
+        laptop.params(train={"max_failures": 3, "epochs": 25})
 
 
 def test_a_pulled_cable_is_noticed_and_the_result_is_the_same(laptop: Laptop, lab: Lab, record: dict[str, Any]) -> None:
