@@ -43,7 +43,7 @@ def ray_cluster() -> Iterator[dict[str, float]]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # Seconds that Ray Train waits for room for its workers before it looks again what hosts there are. It asks without
     # an end; the default of 60 is what an elastic run would lose whenever a host is lost.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "6")
     address = os.environ.get("RAY_ADDRESS")
     if address:
         _check_answers(address)

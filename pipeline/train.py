@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -128,7 +127,10 @@ def _fit(job: Job, params: Params, storage: Path, log: Log) -> Iterator[Path]:
         raise user_side(error) from error
     finally:
         watcher.close()
-    if failure := (result.return_value or {}).get("error"):
+    returned = result.return_value or {}
+    if failure := returned.get("unshared"):
+        raise ResourceError(failure)
+    if failure := returned.get("error"):
         raise TrainingError(failure)
     if result.checkpoint is None:
         raise TrainingError(f"run {job.fingerprint} ended without a checkpoint in {storage}")
@@ -209,6 +211,11 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What Ray Train runs on each worker."""
     session = RaySession(config["queue"], Path(config["run"]), config["timeout_s"], config["start"])
     job = Job.model_validate_json(config["job"])
+    if blind := session.count_blind():
+        return {
+            "unshared": f"{blind} of {session.world_size} workers do not see the run's folder {config['run']}: on a "
+            "cluster, storage.url must be a folder that all hosts see at the same path; `ie doctor` names the hosts"
+        }
     try:
         Trainer(job, session).run()
     except TrainingError as error:
@@ -234,15 +241,15 @@ class RaySession:
         self._queue, self._run, self._start = queue, run, start
         # Half: the other ranks wait for a report as long as timeout_s.
         self._storage_wait_s = timeout_s / 2
-        if not run.is_dir():
-            raise ResourceError(
-                f"host {socket.gethostname()} does not see the run's folder {run}: on a cluster, storage.url must be a "
-                "folder that all hosts see at the same path; `ie doctor` says which hosts do"
-            )
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self.ranks = connect_ranks()
+
+    def count_blind(self) -> int:
+        """Ranks, of all, that do not see the run's folder: none of them must go on without the others."""
+        blind = torch.tensor([0.0 if self._run.is_dir() else 1.0], device=self.device)
+        return int(self.all_reduce(blind).item())
 
     def wrap(self, module: nn.Module) -> nn.Module:
         import ray.train.torch

@@ -82,6 +82,18 @@ def test_doctor_names_the_host_that_is_not_fit_and_what_to_do(laptop: Laptop, la
     assert "2 of " in done.stdout
 
 
+def test_storage_that_the_workers_do_not_see_is_one_line_and_no_restart(laptop: Laptop) -> None:
+    laptop.normal()
+    laptop.params(storage={"url": "/tmp/mine"})
+    try:
+        done = laptop.try_to(laptop.typed_on_head("python -m pipeline train"))
+    finally:
+        laptop.params(storage={"url": ".runs"})
+    assert done.returncode != 0
+    assert "error: 2 of 2 workers do not see the run's folder /tmp/mine/train-" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 def test_a_second_ray_up_in_the_middle_of_a_run_is_refused(laptop: Laptop) -> None:
     whole = laptop.normal()
     run = laptop.start("python -m pipeline train")
