@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro results test test-all check env clean
+.PHONY: repro results test test-all test-cluster check env clean
 
 repro: env
 	@dvc repro
@@ -19,7 +19,11 @@ test: env
 	@pytest
 
 test-all: env
-	@pytest -m ''
+	@pytest -m 'not cluster'
+
+# A cluster of hosts in namespaces on this machine, and everything that can happen to it. Needs root; half an hour.
+test-cluster: env
+	@IE_FAULTS=benchmarks/faults.json pytest -m cluster tests/cluster/test_run.py tests/cluster/test_faults.py tests/cluster/test_security.py
 
 check: env
 	@ruff check .

@@ -128,6 +128,27 @@ def evaluate(params: ParamsOption = _PARAMS) -> None:
         run(loaded, project, say)
 
 
+@app.command(short_help="Check this machine or a cluster before a run.")
+def doctor(
+    params: ParamsOption = _PARAMS,
+    launch: Annotated[
+        Path | None, typer.Option("--launch", metavar="FILE", help="Check this launch file and its hosts instead.")
+    ] = None,
+) -> None:
+    """Check that this machine, or every host of the cluster at RAY_ADDRESS, is fit for a run; with --launch, that
+    `ray up FILE` will find its keys and hosts fit. What is not fit is named, with what to do."""
+    if launch is not None:
+        with user_errors():
+            from pipeline.launch import check_launch
+
+            check_launch(launch, say)
+        return
+    with stage(params) as (loaded, project):
+        from pipeline.doctor import doctor as run
+
+        run(loaded, project, say)
+
+
 @app.command(short_help="Print headline numbers and where files are.")
 def results(params: ParamsOption = _PARAMS) -> None:
     """Print the headline numbers of the last run and where its files are."""

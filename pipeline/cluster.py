@@ -7,14 +7,24 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+import ie_model
 from pipeline.errors import ResourceError
+from pipeline.progress import Log
 
 # Bytes. Nothing large goes through Ray's object store here; its default would be a third of the memory.
 _OBJECT_STORE = 200 * 1024 * 1024
 _CONNECT_TIMEOUT_S = 10
+# Longest wait for hosts that the launcher is still starting: an instance of a cloud boots and installs for minutes.
+_JOIN_TIMEOUT_S = 900
+# Where `ray up` leaves the launch file on the head.
+_LAUNCHED = Path("~/ray_bootstrap_config.yaml")
 
 
 @contextlib.contextmanager
@@ -31,6 +41,9 @@ def ray_cluster() -> Iterator[dict[str, float]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Seconds between two looks of Ray Train at its workers; every epoch's report waits for one, 2 s by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # Seconds that Ray Train waits for room for its workers before it looks again what hosts there are. It asks without
+    # an end; the default of 60 is what an elastic run would lose whenever a host is lost.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "6")
     address = os.environ.get("RAY_ADDRESS")
     if address:
         _check_answers(address)
@@ -41,7 +54,9 @@ def ray_cluster() -> Iterator[dict[str, float]]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            ray.init(address=address, **quiet)
+            # The code that runs on the workers is this process's, whatever lies on their disks.
+            packages = [str(Path(__file__).parent), str(Path(ie_model.__file__).parent)]
+            ray.init(address=address, runtime_env={"py_modules": packages, "excludes": ["__pycache__"]}, **quiet)
         else:
             ray.init(
                 address="local",
@@ -51,6 +66,11 @@ def ray_cluster() -> Iterator[dict[str, float]]:
                 **quiet,
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
+        if "uthentication" in f"{type(error).__name__} {error}":
+            raise ResourceError(
+                f"the Ray cluster at RAY_ADDRESS={address} turned this process away: it wants its token; export "
+                "RAY_AUTH_MODE=token and put the cluster's token into ~/.ray/auth_token"
+            ) from error
         where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "Ray on this machine"
         raise ResourceError(f"{where} does not start or answer: {' '.join(str(error).split())[:300]}") from error
     try:
@@ -102,3 +122,54 @@ def check_resources(resources: dict[str, float], *, workers: int, threads: int, 
             f"train.num_workers {workers} x train.threads_per_worker {threads} ask for {workers * threads} CPUs; "
             f"here are {cpus:g}: lower one of them"
         )
+
+
+def wait_for_workers(workers: int, threads: int, device: str, log: Log) -> dict[str, float]:
+    """`check_resources` on the connected Ray; hosts that the launcher can still start are asked and waited for.
+
+    Raises:
+        ResourceError: there are not enough resources, and no more will come.
+    """
+    import ray
+    from ray.autoscaler.sdk import request_resources
+
+    deadline, asked = time.monotonic() + _JOIN_TIMEOUT_S, False
+    try:
+        while True:
+            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            try:
+                check_resources(resources, workers=workers, threads=threads, device=device)
+            except ResourceError as error:
+                hosts = sum(bool(node["Alive"]) for node in ray.nodes()) - 1  # type: ignore[no-untyped-call]
+                most = _most_workers()
+                if hosts >= most or time.monotonic() > deadline:
+                    raise
+                if not asked:
+                    asked = True
+                    log(f"waiting for hosts: {hosts} of at most {most} have joined ({error})")
+                    per_worker = {"CPU": threads} | ({"GPU": 1} if device == "cuda" else {})
+                    request_resources(bundles=[per_worker] * workers)
+                time.sleep(1)
+            else:
+                return resources
+    finally:
+        if asked:
+            request_resources(bundles=[])  # or the hosts would stay for ever
+
+
+def _most_workers() -> int:
+    """Hosts besides the head that the launcher may start; 0 where none was used, or not from this host."""
+    path = _LAUNCHED.expanduser()
+    if not os.environ.get("RAY_ADDRESS") or not path.is_file():
+        return 0
+    return int(yaml.safe_load(path.read_text()).get("max_workers", 0))
+
+
+def queue_here() -> Any:
+    """A queue for what workers tell, on this process's host: on another it could be lost together with that host."""
+    import ray
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})

@@ -16,6 +16,10 @@ from pipeline.grid_params import LabelCount, SearchParams, SweepParams
 from pipeline.grid_params import Section as _Section
 from pipeline.sources import OWN, SOURCES, TARS, OwnParams
 
+_Workers = Annotated[int, Field(ge=1, le=4096)]
+NumWorkers = _Workers | tuple[_Workers, _Workers]
+"""A fixed number, or the fewest and the most."""
+
 
 class DataParams(_Section):
     """Which data, from where, and how it is packed."""
@@ -123,8 +127,9 @@ class TrainParams(_Section):
     """Of the networks' arithmetic in training; weights, likelihoods, KLs and distances are float32 always. `auto` is
     `bfloat16` where the processor is made for it (CPUs with avx512_bf16 or AMX, GPUs from Ampere on)."""
 
-    num_workers: int = Field(ge=1, le=4096)
-    """Ranks of data-parallel training; one GPU each on `cuda`."""
+    num_workers: NumWorkers
+    """Ranks of data-parallel training; one GPU each on `cuda`. `[1, 2]`: as many as there is room for, from 1 to 2; the
+    run goes on with fewer when a host is lost, and with more when one comes."""
 
     threads_per_worker: int = Field(ge=1, le=1024)
     """CPU threads of each rank, reserved in Ray."""
@@ -153,12 +158,21 @@ class TrainParams(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> TrainParams:
-        if self.batch_size % self.num_workers:
+        low, high = self.worker_range
+        if low > high:
+            raise ValueError(f"num_workers is [{low}, {high}]; allowed: the smaller number first")
+        asked = str(low) if low == high else f"each of {low} to {high}"
+        if any(self.batch_size % workers for workers in range(low, high + 1)):
             raise ValueError(
-                f"batch_size ({self.batch_size}) must be a multiple of num_workers ({self.num_workers}), "
+                f"batch_size ({self.batch_size}) must be a multiple of num_workers ({asked}), "
                 "so that every rank takes an equal part"
             )
         return self
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Fewest and most ranks."""
+        return (self.num_workers, self.num_workers) if isinstance(self.num_workers, int) else self.num_workers
 
 
 class EvaluateParams(_Section):
@@ -305,7 +319,7 @@ def _describe(error: ValidationError) -> list[str]:
     return phrases
 
 
-_UNION_MEMBERS = ("constrained-int", "constrained-float", "literal[", "bool", "int", "float", "str", "none")
+_UNION_MEMBERS = ("constrained-int", "constrained-float", "literal[", "tuple[", "bool", "int", "float", "str", "none")
 
 
 def _is_union_member(part: int | str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from pipeline.cluster import check_resources, ray_cluster
+from pipeline.cluster import queue_here, ray_cluster, wait_for_workers
 from pipeline.errors import ResourceError
 from pipeline.jobs import choose_reading, shards_folder
 from pipeline.loop import Job
@@ -128,15 +128,14 @@ def _run(trials: list[Trial], store: Path, params: Params, project: Path, log: L
     settings = params.evaluate if params.sweep.measures == "all" else None
     # Before the trials, which would each train one for itself.
     oracle = str(oracle_folder(params, project, log)) if settings is not None else ""
-    with ray_cluster() as resources:
+    with ray_cluster():
         # Not before: what Ray reads from the environment when it is imported is set by then.
         from ray import tune
-        from ray.util.queue import Queue
 
         end_when_interrupted()
-        check_resources(resources, workers=1, threads=threads, device=device)
+        resources = wait_for_workers(1, threads, params.train.device, log)
         packing = pack(resources, threads=threads, device=device, max_concurrent=params.sweep.max_concurrent)
-        queue = Queue(actor_options={"num_cpus": 0})
+        queue = queue_here()
         task = Task(str(store), queue, settings, oracle, measured_as(params), params.sweep.retries, commit(project))
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, task=task), packing.per_trial),
@@ -147,8 +146,9 @@ def _run(trials: list[Trial], store: Path, params: Params, project: Path, log: L
                 name="tune",
                 storage_path=str(store.parent),
                 verbose=0,
-                # Of a trial whose worker is lost; what is raised inside it is tried again by the trial itself.
-                failure_config=tune.FailureConfig(max_failures=params.sweep.retries),
+                # Of a trial whose worker or host is lost: it starts again elsewhere, from its last checkpoint. What is
+                # raised inside it is tried again by the trial itself.
+                failure_config=tune.FailureConfig(max_failures=max(params.sweep.retries, params.train.max_failures)),
                 checkpoint_config=tune.CheckpointConfig(),
             ),
         )

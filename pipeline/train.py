@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
+import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -15,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ie_model.networks import count_parameters
-from pipeline.cluster import check_resources, ray_cluster
-from pipeline.errors import PipelineError, ResourceError, TrainingError, from_os_error
+from pipeline.cluster import queue_here, ray_cluster, wait_for_workers
+from pipeline.errors import ResourceError, TrainingError
+from pipeline.failures import user_side
 from pipeline.figures import training_curves
 from pipeline.files import atomic_file, atomic_folder, read_json, write_json
 from pipeline.jobs import make_job, shards_folder
@@ -27,6 +31,10 @@ from pipeline.progress import Log, Meter, listening, time_left
 from pipeline.ranks import connect_ranks
 from pipeline.shards import Manifest, read_manifest
 from pipeline.training_data import TRAINING_SPLITS, check_shards
+
+# How often an elastic run looks for room for more workers, seconds. Each time that it grows, it starts again from the
+# last checkpoint.
+_RESIZE_INTERVAL_S = 20.0
 
 
 def train(params: Params, project: Path, log: Log) -> Path:
@@ -44,16 +52,12 @@ def train(params: Params, project: Path, log: Log) -> Path:
     storage = (project / params.storage.url).resolve()
     # Set before Ray starts, so that workers inherit it: a rank that waits in vain for another then says so.
     os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(params.train.timeout_s)
-    with ray_cluster() as resources:
-        check_resources(
-            resources,
-            workers=params.train.num_workers,
-            threads=params.train.threads_per_worker,
-            device=params.train.device,
-        )
+    low, high = params.train.worker_range
+    with ray_cluster():
+        wait_for_workers(low, params.train.threads_per_worker, params.train.device, log)
         log(
             f"train: {job.method}, {job.label_count} labels of {manifest.splits['train'].samples} examples, "
-            f"{params.train.num_workers} worker(s) on {params.train.device}, run {job.fingerprint}"
+            f"{low if low == high else f'{low} to {high}'} worker(s) on {params.train.device}, run {job.fingerprint}"
         )
         out = project / "results" / "train"
         with _fit(job, params, storage, log) as finished:
@@ -87,17 +91,20 @@ def _run_name(job: Job) -> str:
 @contextlib.contextmanager
 def _fit(job: Job, params: Params, storage: Path, log: Log) -> Iterator[Path]:
     """Runs to the end; yields the last checkpoint's folder."""
+    # The declared types of these are those of the older Ray Train.
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.util.queue import Queue
 
     cuda = params.train.device == "cuda"
-    queue = Queue(actor_options={"num_cpus": 0})
+    queue = queue_here()
+    run = storage / _run_name(job)
+    config = {"job": job.model_dump_json(), "queue": queue, "run": str(run), "timeout_s": params.train.timeout_s}
     trainer = TorchTrainer(
         cast(Any, train_worker),  # declared without a return value, which Ray Train returns all the same
-        train_loop_config={"job": job.model_dump_json(), "queue": queue},
-        scaling_config=ScalingConfig(
+        train_loop_config=config | {"start": find_start(run, log)},
+        scaling_config=cast(Any, ScalingConfig)(
             num_workers=params.train.num_workers,
+            elastic_resize_monitor_interval_s=_RESIZE_INTERVAL_S,
             use_gpu=cuda,
             resources_per_worker={"CPU": params.train.threads_per_worker} | ({"GPU": 1} if cuda else {}),
         ),
@@ -105,7 +112,10 @@ def _fit(job: Job, params: Params, storage: Path, log: Log) -> Iterator[Path]:
         run_config=RunConfig(
             name=_run_name(job),
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=params.train.max_failures),
+            # Hosts that a cloud takes back with notice count apart and without limit, by Ray's default.
+            failure_config=cast(Any, FailureConfig)(
+                max_failures=params.train.max_failures, relax_collectives_on_preemption=True
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=params.train.checkpoints_to_keep),
         ),
     )
@@ -114,15 +124,39 @@ def _fit(job: Job, params: Params, storage: Path, log: Log) -> Iterator[Path]:
         with listening(queue, watcher):
             result: Any = trainer.fit()  # the declared type is that of the older Ray Train
     except Exception as error:
-        raise _user_side(error) from error
+        raise user_side(error) from error
     finally:
         watcher.close()
-    if failure := (result.return_value or {}).get("error"):
+    returned = result.return_value or {}
+    if failure := returned.get("unshared"):
+        raise ResourceError(failure)
+    if failure := returned.get("error"):
         raise TrainingError(failure)
     if result.checkpoint is None:
         raise TrainingError(f"run {job.fingerprint} ended without a checkpoint in {storage}")
     with result.checkpoint.as_directory() as folder:
         yield Path(folder)
+
+
+def find_start(run: Path, log: Log) -> str | None:
+    """Where to start if Ray's record of the run's checkpoints cannot be read: the newest checkpoint's folder.
+
+    Ray writes the record in place: a head that loses its power meanwhile leaves half of it, which Ray then refuses.
+    Checkpoints themselves appear whole or not at all.
+    """
+    record = run / "checkpoint_manager_snapshot.json"
+    try:
+        known = json.loads(record.read_text())["checkpoint_results"]
+        if all((run / item["checkpoint_dir_name"]).is_dir() for item in known):
+            return None
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        pass  # half written
+    whole = sorted(path.parent for path in run.glob("checkpoint_*/progress.json"))
+    log(f"train: Ray's record in {run} is damaged; going on from {whole[-1].name if whole else 'the start'}")
+    record.unlink()
+    return str(whole[-1]) if whole else None
 
 
 # What is published of an epoch's row, and the unit that its name ends in.
@@ -151,9 +185,17 @@ class _Watcher:
     def __init__(self, job: Job, log: Log) -> None:
         self._job, self._log = job, log
         self._meter: Meter | None = None
+        self._world_size = 0
 
     def __call__(self, item: dict[str, Any]) -> None:
+        if "waiting" in item:
+            self._log(f"train: {item['waiting']}")
+            return
         if "epoch" in item:
+            if item["world_size"] != self._world_size:
+                if self._world_size:
+                    self._log(f"train: {item['world_size']} worker(s) now, {self._world_size} before")
+                self._world_size = item["world_size"]
             seen = _summary({f"{name}{unit}": item[name] for name, unit in _UNITS.items() if name in item})
             self._log(f"train: epoch {item['epoch']}/{self._job.epochs}, {seen}loss {item['loss']:.2f}")
             return
@@ -168,8 +210,13 @@ class _Watcher:
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What Ray Train runs on each worker."""
-    session = RaySession(config["queue"])
+    session = RaySession(config["queue"], Path(config["run"]), config["timeout_s"], config["start"])
     job = Job.model_validate_json(config["job"])
+    if blind := session.count_blind():
+        return {
+            "unshared": f"{blind} of {session.world_size} workers do not see the run's folder {config['run']}: on a "
+            "cluster, storage.url must be a folder that all hosts see at the same path; `ie doctor` names the hosts"
+        }
     try:
         Trainer(job, session).run()
     except TrainingError as error:
@@ -178,18 +225,32 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _is_full(error: BaseException) -> bool:
+    """Whether waiting is of no use."""
+    number = getattr(error, "errno", None) or getattr(error.__cause__, "errno", None)
+    return number in (errno.ENOSPC, errno.EDQUOT)
+
+
 class RaySession:
     """A rank of a Ray Train run; see `pipeline.loop.Session`."""
 
-    def __init__(self, queue: Any) -> None:
+    def __init__(self, queue: Any, run: Path, timeout_s: float, start: str | None) -> None:
         import ray.train
         import ray.train.torch
 
-        self._train, self._queue = ray.train, queue
+        self._train: Any = ray.train
+        self._queue, self._run, self._start = queue, run, start
+        # Half: the other ranks wait for a report as long as timeout_s.
+        self._storage_wait_s = timeout_s / 2
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self.ranks = connect_ranks()
+
+    def count_blind(self) -> int:
+        """Ranks, of all, that do not see the run's folder: none of them must go on without the others."""
+        blind = torch.tensor([0.0 if self._run.is_dir() else 1.0], device=self.device)
+        return int(self.all_reduce(blind).item())
 
     def wrap(self, module: nn.Module) -> nn.Module:
         import ray.train.torch
@@ -210,7 +271,7 @@ class RaySession:
     def restore(self) -> Iterator[Path | None]:
         checkpoint = self._train.get_checkpoint()
         if checkpoint is None:
-            yield None
+            yield Path(self._start) if self._start else None
             return
         with checkpoint.as_directory() as folder:
             yield Path(folder)
@@ -221,8 +282,31 @@ class RaySession:
             return
         with tempfile.TemporaryDirectory() as folder:
             write_checkpoint(Path(folder))
-            self._train.report(metrics, checkpoint=self._train.Checkpoint.from_directory(folder))
-        self._tell(metrics)
+            checkpoint = self._train.Checkpoint.from_directory(folder)
+            self._train.report(metrics, checkpoint=checkpoint, checkpoint_upload_fn=self.upload)
+        self._tell(metrics | {"world_size": self.world_size})
+
+    def upload(self, checkpoint: Any, name: str) -> Any:
+        """A checkpoint into the run's folder, as a whole; waits for storage that is away for a while."""
+        deadline, wait = time.monotonic() + self._storage_wait_s, 0.5
+        while True:
+            try:
+                if not self._run.is_dir():  # a mount that is gone: what is made here now would be lost
+                    raise FileNotFoundError(errno.ENOENT, "the run's folder is gone", str(self._run))
+                with atomic_folder(self._run / name) as part:
+                    shutil.copytree(checkpoint.path, part, dirs_exist_ok=True)
+                return self._train.Checkpoint.from_directory(str(self._run / name))
+            except (OSError, ResourceError) as error:
+                if _is_full(error):
+                    raise
+                if time.monotonic() + wait > deadline:
+                    raise ResourceError(
+                        f"storage at {self._run.parent} could not be written to for {self._storage_wait_s:.0f} s "
+                        f"({error}); when it is back, the same command goes on from the last checkpoint"
+                    ) from error
+            self._tell({"waiting": f"storage at {self._run.parent} cannot be written to; trying again"})
+            time.sleep(wait)
+            wait = min(2 * wait, 10.0)
 
     def progress(self, step: int, total_steps: int, points_per_s: float) -> None:
         if self.rank == 0:
@@ -232,60 +316,6 @@ class RaySession:
         # Whoever watches may be gone (a laptop closed, a driver killed); the run goes on without it.
         with contextlib.suppress(Exception):
             self._queue.put_nowait(item)
-
-
-def _user_side(error: Exception) -> Exception:
-    """What the user can mend in a failed run: a worker's own PipelineError, a worker or rank that was lost.
-
-    Anything else is a bug of a worker and is returned as it came, with its traceback.
-    """
-    failures = getattr(error, "worker_failures", {})
-    for rank in sorted(failures):
-        for cause in _causes(failures[rank]):
-            if isinstance(cause, PipelineError):
-                return cause
-            if (resource := _full_disk(cause)) is not None:
-                return resource
-            if _is_lost_rank(cause):
-                text = " ".join(str(cause).split())[:200]
-                return TrainingError(
-                    f"rank {rank} waited in vain for another, which was lost or is out of step ({text}); "
-                    "`ie train` goes on from the last checkpoint; a longer wait is train.timeout_s"
-                )
-    for cause in _causes(error):
-        if (resource := _full_disk(cause)) is not None:
-            return resource
-        if type(cause).__name__ == "BroadcastCollectiveTimeoutError":
-            return TrainingError("ranks reported unequally often: " + " ".join(str(cause).split())[:300])
-    return error
-
-
-def _full_disk(error: BaseException) -> ResourceError | None:
-    known = from_os_error(error) if isinstance(error, OSError) else None
-    # What crosses processes or pyarrow's file systems keeps the words, not always the number.
-    if known is None and "No space left on device" in str(error):
-        return ResourceError("no space left on the device, in the storage folder or in the temporary one")
-    return known
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = getattr(error, "cause", None) or error.__cause__
-
-
-# How torch's process groups word a peer that does not answer: gloo and NCCL raise plain RuntimeErrors.
-_LOST_RANK = (
-    "Timed out waiting",
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Read error",
-    "NCCL timeout",
-)
-
-
-def _is_lost_rank(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _LOST_RANK)
 
 
 def _publish(checkpoint: Path, out: Path, job: Job) -> None:

@@ -1,0 +1,111 @@
+"""Parts of the stage `train` that need no Ray."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.errors import ResourceError
+from pipeline.train import RaySession, find_start
+
+
+def checkpoint(run: Path, name: str) -> Path:
+    folder = run / name
+    folder.mkdir(parents=True)
+    (folder / "progress.json").write_text("{}")
+    return folder
+
+
+def record(run: Path, *names: str) -> Path:
+    path = run / "checkpoint_manager_snapshot.json"
+    path.write_text(json.dumps({"checkpoint_results": [{"checkpoint_dir_name": name} for name in names]}))
+    return path
+
+
+def test_rays_own_record_of_a_run_is_left_to_ray(tmp_path: Path) -> None:
+    checkpoint(tmp_path, "checkpoint_1")
+    path = record(tmp_path, "checkpoint_1")
+    assert find_start(tmp_path, _silent) is None
+    assert path.exists()
+
+
+def test_a_new_run_starts_at_the_start(tmp_path: Path) -> None:
+    assert find_start(tmp_path / "none", _silent) is None
+
+
+@pytest.mark.parametrize("damage", ["half", "missing checkpoint"])
+def test_a_damaged_record_is_replaced_by_the_newest_whole_checkpoint(tmp_path: Path, damage: str) -> None:
+    checkpoint(tmp_path, "checkpoint_1")
+    newest = checkpoint(tmp_path, "checkpoint_2")
+    (tmp_path / ".checkpoint_3.x.part").mkdir()
+    path = record(tmp_path, "checkpoint_2", "checkpoint_3")
+    if damage == "half":
+        path.write_text(path.read_text()[:30])
+    lines: list[str] = []
+    assert find_start(tmp_path, lines.append) == str(newest)
+    assert not path.exists()
+    assert "going on from checkpoint_2" in lines[0]
+
+
+class _Session(RaySession):
+    """Without Ray around it."""
+
+    def __init__(self, run: Path, wait_s: float) -> None:
+        self._run, self._storage_wait_s, self.said = run, wait_s, list[Any]()
+        self._train: Any = SimpleNamespace(Checkpoint=SimpleNamespace(from_directory=lambda path: path))
+
+    def _tell(self, item: dict[str, Any]) -> None:
+        self.said.append(item)
+
+
+def given(tmp_path: Path) -> Any:
+    return SimpleNamespace(path=str(checkpoint(tmp_path, "local")))
+
+
+def test_a_checkpoint_appears_as_a_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    assert _Session(run, 1.0).upload(given(tmp_path), "checkpoint_1") == str(run / "checkpoint_1")
+    assert [path.name for path in run.iterdir()] == ["checkpoint_1"]
+    assert (run / "checkpoint_1/progress.json").read_text() == "{}"
+
+
+def test_storage_that_comes_back_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, waits = _Session(tmp_path / "run", 60.0), list[float]()
+
+    def come_back(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            (tmp_path / "run").mkdir()
+
+    monkeypatch.setattr("pipeline.train.time.sleep", come_back)
+    session.upload(given(tmp_path), "checkpoint_1")
+    assert waits == [0.5, 1.0]
+    assert "cannot be written to" in session.said[0]["waiting"]
+
+
+def test_storage_that_stays_away_is_an_error_after_the_wait(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"could not be written to for 0 s .*run's folder is gone.*goes on from"):
+        _Session(tmp_path / "run", 0.1).upload(given(tmp_path), "checkpoint_1")
+    assert not (tmp_path / "run").exists(), "nothing is made where the storage was mounted"
+
+
+def test_a_full_disk_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipeline.train.shutil.copytree", full)
+    (tmp_path / "run").mkdir()
+    session = _Session(tmp_path / "run", 60.0)
+    with pytest.raises(ResourceError, match="no space left"):
+        session.upload(given(tmp_path), "checkpoint_1")
+    assert session.said == []
+
+
+def _silent(line: str) -> None:
+    """No log."""
