@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ _BEGIN, _END = "<!-- claims: begin -->", "<!-- claims: end -->"
 
 def collect() -> list[dict[str, Any]]:
     """A row per published figure, from results/ and benchmarks/repro.json."""
-    common = {"hardware": hardware(), "commit": commit(REPOSITORY)}
+    common = {"hardware": hardware(), "commit": commit_of("results")}
     rows = []
 
     def add(name: str, value: float, unit: str, target: str, n: int = 1, better: str = "lower", **more: Any) -> None:
@@ -116,6 +117,18 @@ def collect() -> list[dict[str, Any]]:
     add_median("make-repro-again-time", runs, "second_repro_seconds", "s", "seconds")
     add_median("make-repro-peak-memory", runs, "peak_memory_gib", "GiB", "at most 6")
     return rows
+
+
+def commit_of(path: str) -> str:
+    """The commit that last changed files below a path; the present one where they have changed since."""
+    if git("status", "--porcelain", "--", path):
+        return commit(REPOSITORY)
+    return git("log", "-1", "--format=%H", "--", path)[:12]
+
+
+def git(*arguments: str) -> str:
+    """What a git command prints."""
+    return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def sweep_errors(path: Path) -> dict[tuple[str, str, str], list[float]]:
@@ -163,13 +176,19 @@ def table_claims() -> list[dict[str, Any]]:
 
 
 def cells(folder: Path) -> dict[tuple[str, str], dict[str, list[float]]]:
-    """Values over seeds by method and labels, then by measure."""
+    """Values over seeds by method and labels, then by measure; the errors alone where no more was measured."""
     result: dict[tuple[str, str], dict[str, list[float]]] = {}
+    with (folder / "table.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["test_error_pct"]:
+                cell = result.setdefault((row["method"], row["labels"]), {})
+                cell.setdefault("test_error_classifier_pct", []).append(float(row["test_error_pct"]))
+    measured: dict[tuple[str, str], dict[str, list[float]]] = {}
     with (folder / "measures.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            cell = result.setdefault((row["method"], row["labels"]), {})
+            cell = measured.setdefault((row["method"], row["labels"]), {})
             cell.setdefault(row["measure"], []).append(float(row["value"]))
-    return result
+    return {key: result.get(key, {}) | measured.get(key, {}) for key in result | measured}
 
 
 def comparison(rows: list[dict[str, Any]]) -> str:
