@@ -128,7 +128,8 @@ def commit_of(path: str) -> str:
 
 def git(*arguments: str) -> str:
     """What a git command prints."""
-    return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def sweep_errors(path: Path) -> dict[tuple[str, str, str], list[float]]:
