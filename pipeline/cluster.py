@@ -65,8 +65,8 @@ def ray_cluster() -> Iterator[dict[str, float]]:
                 object_store_memory=_OBJECT_STORE,
                 **quiet,
             )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if "uthentication" in f"{type(error).__name__} {error}":
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        if any(word in f"{type(error).__name__} {error}".lower() for word in ("authentic", "unauth")):
             raise ResourceError(
                 f"the Ray cluster at RAY_ADDRESS={address} turned this process away: it wants its token; export "
                 "RAY_AUTH_MODE=token and put the cluster's token into ~/.ray/auth_token"

@@ -18,6 +18,10 @@ if [ -n "$shared" ]; then
   mount --bind "$shared" "$folder/srv/ie"
 fi
 mount --bind "$folder/etc/hosts" /etc/hosts
+# No name server: unknown names fail at once. The machine's own cannot be reached from here, and each look-up would wait 5 s.
+if [ -e /etc/resolv.conf ] && [ -e "$folder/etc/resolv.conf" ]; then
+  mount --bind "$folder/etc/resolv.conf" /etc/resolv.conf
+fi
 cp "$folder/etc/sshd_config" "$folder/etc/host_key" "$folder/srv/"
 mount --rbind "$folder/srv" /srv
 mount -t tmpfs -o size=512m,mode=1777 shm /dev/shm

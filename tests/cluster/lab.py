@@ -229,6 +229,7 @@ class Lab:
         (disk / "root/.bashrc").write_text("export PYTHONDONTWRITEBYTECODE=1\n")
         hosts = ["127.0.0.1 localhost", *(f"{address} {host}" for host, address in ADDRESSES.items())]
         (disk / "etc/hosts").write_text("\n".join(hosts) + "\n")
+        (disk / "etc/resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
         (disk / "etc/sshd_config").write_text(_SSHD.format(address=ADDRESSES[name]))
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(disk / "etc/host_key"))
 

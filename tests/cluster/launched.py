@@ -38,7 +38,7 @@ class Laptop:
                 file.write("export RAY_OVERRIDE_RESOURCES='{\"CPU\": 1}'\n")
         self.do("git init --quiet --initial-branch=main && git add --all")
         self.do("git -c user.name=Someone -c user.email=someone@example.org commit --quiet --message=first")
-        self.do("RAY_AUTH_MODE=token ray get-auth-token --generate > /dev/null")
+        self.do("RAY_AUTH_MODE=token ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_token")
 
     def do(self, command: str, timeout: float = 240) -> str:
         """A command as the user types it in the project's folder on the laptop; it must exit with 0."""
@@ -121,6 +121,10 @@ class Laptop:
         """`ray down`."""
         self.do("ray down -y cluster/local.yaml")
         self._launched = ()
+        deadline = time.monotonic() + 30
+        while self.lab.run("head", "pgrep -x gcs_server").returncode == 0:
+            assert time.monotonic() < deadline, "the head still runs"
+            time.sleep(1)
 
     def _trains(self, worker: str) -> bool:
         return self.lab.run(worker, "pgrep -f ray::.*TrainWorker").returncode == 0
@@ -212,9 +216,11 @@ class Run:
         epochs = self.epochs()
         before = max((epoch for at, epoch in epochs if at <= fault), default=0)
         again = [epoch for at, epoch in epochs if at > fault and epoch <= before]
+        started = False
         for at, epoch in epochs:
-            # One that was under way, or reported late, may still come: the first one after a silence counts.
-            if at > fault and epoch > before and at - self._before(at) > _SILENCE_S:
+            # An epoch that was under way, or is reported late, may still come: what counts is after a silence.
+            started = started or (at > fault and at - self._before(at) > _SILENCE_S)
+            if started and epoch > before:
                 return at - fault, len(again)
         raise AssertionError(f"training did not go on after the fault:\n{self.text}")
 

@@ -29,7 +29,7 @@ def test_a_stage_without_the_token_says_so_in_one_line(laptop: Laptop) -> None:
     laptop.normal()
     done = laptop.try_to(laptop.typed_on_head(f"{_WITHOUT} python -m pipeline train"))
     assert done.returncode != 0
-    assert "wants its token; export RAY_AUTH_MODE=token" in done.stdout
+    assert "wants its token; export RAY_AUTH_MODE=token" in done.stdout, done.stdout[-3000:]
     assert "Traceback" not in done.stdout
 
 
