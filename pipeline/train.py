@@ -228,7 +228,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
 def _is_full(error: BaseException) -> bool:
     """Whether waiting is of no use."""
     number = getattr(error, "errno", None) or getattr(error.__cause__, "errno", None)
-    return number in (errno.ENOSPC, errno.EDQUOT)
+    # What copies a folder keeps the words of the first error, not its number.
+    return number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
 class RaySession:

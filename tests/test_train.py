@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,14 +96,22 @@ def test_storage_that_stays_away_is_an_error_after_the_wait(tmp_path: Path) -> N
     assert not (tmp_path / "run").exists(), "nothing is made where the storage was mounted"
 
 
-def test_a_full_disk_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")]),
+    ],
+    ids=["of a file", "of a folder"],
+)
+def test_a_full_disk_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
     def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr("pipeline.train.shutil.copytree", full)
     (tmp_path / "run").mkdir()
     session = _Session(tmp_path / "run", 60.0)
-    with pytest.raises(ResourceError, match="no space left"):
+    with pytest.raises((ResourceError, OSError), match="(?i)no space left"):
         session.upload(given(tmp_path), "checkpoint_1")
     assert session.said == []
 
