@@ -47,6 +47,8 @@ def ray_cluster() -> Iterator[dict[str, float]]:
     address = os.environ.get("RAY_ADDRESS")
     if address:
         _check_answers(address)
+        if os.environ.get("RAY_AUTH_MODE") != "token" and _wants_token():
+            raise _turned_away(address)
     else:
         _stay_on_loopback()
     import ray
@@ -67,10 +69,7 @@ def ray_cluster() -> Iterator[dict[str, float]]:
             )
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if any(word in f"{type(error).__name__} {error}".lower() for word in ("authentic", "unauth")):
-            raise ResourceError(
-                f"the Ray cluster at RAY_ADDRESS={address} turned this process away: it wants its token; export "
-                "RAY_AUTH_MODE=token and put the cluster's token into ~/.ray/auth_token"
-            ) from error
+            raise _turned_away(address) from error
         where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "Ray on this machine"
         raise ResourceError(f"{where} does not start or answer: {' '.join(str(error).split())[:300]}") from error
     try:
@@ -92,6 +91,22 @@ def _check_answers(address: str) -> None:
             f"the Ray cluster at RAY_ADDRESS={address} does not answer ({error}); start it, or unset RAY_ADDRESS to "
             "run on this machine"
         ) from error
+
+
+def _wants_token() -> bool:
+    """Whether the launch file that started the cluster from this host asks for a token.
+
+    Ray itself tries for half a minute to get in without, and then ends the process with pages of its own log.
+    """
+    path = _LAUNCHED.expanduser()
+    return path.is_file() and "RAY_AUTH_MODE=token" in path.read_text()
+
+
+def _turned_away(address: str | None) -> ResourceError:
+    return ResourceError(
+        f"the Ray cluster at RAY_ADDRESS={address} wants its token; export RAY_AUTH_MODE=token and put the cluster's "
+        "token into ~/.ray/auth_token"
+    )
 
 
 def _stay_on_loopback() -> None:

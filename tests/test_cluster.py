@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
 from pipeline.cluster import check_resources, ray_cluster
 from pipeline.errors import ResourceError
-from tests.project import environment
+from tests.project import REPOSITORY, environment
 
 # Prints where the processes of a local Ray listen, then where those of its own process do.
 _LISTEN = """
@@ -45,6 +46,17 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
         pytest.raises(ResourceError, match=r"RAY_ADDRESS=127.0.0.1:1 does not answer .*unset RAY_ADDRESS"),
         ray_cluster(),
     ):
+        pass
+
+
+def test_a_cluster_that_was_launched_with_a_token_is_not_knocked_at_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    (tmp_path / "ray_bootstrap_config.yaml").write_text((REPOSITORY / "cluster/local.yaml").read_text())
+    with pytest.raises(ResourceError, match=r"wants its token; export RAY_AUTH_MODE=token"), ray_cluster():
         pass
 
 
