@@ -65,7 +65,7 @@ def test_an_elastic_run_shrinks_with_its_hosts_and_grows_again(
     laptop: Laptop, lab: Lab, record: dict[str, Any]
 ) -> None:
     laptop.up()
-    laptop.params(train={"num_workers": [1, 2], "epochs": 90})
+    laptop.params(train={"num_workers": [1, 2], "epochs": 300})
     try:
         run = laptop.start(TRAIN_COMMAND)
         run.wait_for_epoch(6)
@@ -80,7 +80,7 @@ def test_an_elastic_run_shrinks_with_its_hosts_and_grows_again(
         assert run.finish() == 0, run.text
         note_gap(run, fault, record, "elastic_shrink", 60)
         history = lab.disk("head", f"{PROJECT}/results/train/history.csv").read_text()
-        assert [int(row["epoch"]) for row in csv.DictReader(history.splitlines())] == list(range(1, 91))
+        assert [int(row["epoch"]) for row in csv.DictReader(history.splitlines())] == list(range(1, 301))
     finally:
         laptop.params(train={"num_workers": 2, "epochs": 25})
 
@@ -99,7 +99,7 @@ def test_a_sweep_keeps_finished_trials_when_a_host_is_lost(laptop: Laptop, lab: 
 
 def test_a_host_that_is_taken_back_with_notice_uses_up_no_restart(laptop: Laptop, lab: Lab) -> None:
     laptop.up(workers=("worker1", "worker2", "worker3"))
-    laptop.params(train={"max_failures": 0, "epochs": 90})
+    laptop.params(train={"max_failures": 0, "epochs": 300})
     try:
         run = laptop.start(TRAIN_COMMAND)
         run.wait_for_epoch(6)
