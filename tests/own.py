@@ -20,6 +20,7 @@ OPTIONS: dict[str, Any] = {
     "width": 8,
     "channels": 1,
     "likelihood": "auto",
+    "num_classes": 0,
     "num_words": 50,
     "test_size": 0.25,
 }

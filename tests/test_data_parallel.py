@@ -321,8 +321,10 @@ def support_of(
     trainer.job = SimpleNamespace(objective=config, batch_size=batch_size, seed=7)
     trainer.session = SimpleNamespace(rank=rank, world_size=world_size)
     members = [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
-    trainer.data = SimpleNamespace(members=members, shares=Shares(int(ends[-1]), 1000))
-    trainer.plan = object()
+    shares = Shares(int(ends[-1]), 1000)
+    trainer.data = SimpleNamespace(members=members, labelled=np.arange(ends[-1]), shares=shares)
+    trainer.unlabelled_batch = batch_size
+    trainer.labelled_plan = trainer._labelled_plan()
     trainer.state = SimpleNamespace(step=step)
     drawn: list[int] = trainer._draw_support().tolist()
     return drawn
@@ -348,6 +350,11 @@ class TestDrawnSupport:
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
         class_of = np.repeat(np.arange(len(sizes)), sizes)[whole]
         counts = np.bincount(class_of, minlength=len(sizes))
+        share = int(sum(sizes) / (sum(sizes) + 1000) * batch_size)
+        if min(share, sum(sizes) // 2) > limits[1] * len(sizes):
+            # Much is labelled: each class in proportion, two at least.
+            assert all(counts >= 2)
+            return
         assert all(counts >= np.minimum(sizes, limits[0]))
         # All classes have the same number, but for those that have fewer points.
         assert set(counts) <= {max(counts)} | {size for size in sizes if size < max(counts)}

@@ -218,6 +218,9 @@ def test_fetch_never_writes_over_the_users_own_pictures(folder: Path, tmp_path: 
 
 
 def test_a_file_that_changed_or_went_since_fetch_is_named(folder: Path, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for i in range(10, 15):  # enough for val
+            (folder / name / f"{i}.png").write_bytes((folder / name / "0.png").read_bytes())
     brought = Brought("images", folder, tmp_path)
     train = brought.examples("train")
     (victim, other) = (folder / f"cat/{name.split('-')[1]}.png" for name in train.keys[:2])
