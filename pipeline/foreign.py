@@ -8,7 +8,6 @@ Other members are not looked into. A tar that holds a pickle is refused: nothing
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 import tarfile
@@ -31,6 +30,7 @@ from pipeline.shards import FORMAT, MANIFEST, Manifest, Shard, Split, SplitName
 from pipeline.sources.own import OwnParams
 from pipeline.sources.pictures import picture_likelihood, picture_shape
 from pipeline.store import Store, StoreSettings
+from pipeline.store_file import StoreFile
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _PICKLES = (".pyd", ".pickle", ".pkl", ".pt", ".pth", ".joblib")
@@ -47,7 +47,6 @@ _WORDS: Mapping[str, SplitName] = {
 ANY_CLASSES = tuple(map(str, range(100_000)))
 """Classes of a spec that leaves their number to the labels of train."""
 
-_BLOCK = 8 << 20
 _LARGEST_LABEL = 1 << 20
 
 
@@ -138,7 +137,7 @@ def index_foreign(
         found.append(line)
 
     for path in paths:
-        file = _StoreFile(store, path)
+        file = StoreFile(store, path)
         where, rows = store.where(path), 0
         try:
             for sample in _samples(file, where, spec):
@@ -274,7 +273,7 @@ class _NotWhole(Exception):
     """The tar cannot be read on from here."""
 
 
-def _samples(file: _StoreFile, where: str, spec: DataSpec) -> Iterator[_Sample]:
+def _samples(file: StoreFile, where: str, spec: DataSpec) -> Iterator[_Sample]:
     """The samples of a tar whose members are complete."""
     sample: _Sample | None = None
     for name, place, data in _members(file, where):
@@ -335,7 +334,7 @@ def _label(suffix: str, data: bytes, num_classes: int) -> int | None:
     return int(text)
 
 
-def _members(file: _StoreFile, where: str) -> Iterator[tuple[str, tuple[int, int, int], bytes]]:
+def _members(file: StoreFile, where: str) -> Iterator[tuple[str, tuple[int, int, int], bytes]]:
     """Name, place (offset, size, CRC-32) and bytes of each plain file; bytes are empty where not needed."""
     end = 0
     try:
@@ -369,59 +368,3 @@ def _check_name(info: tarfile.TarInfo, where: str) -> None:
     # Every suffix counts: a reader may split names at any dot.
     if any(f".{part}" in _PICKLES for part in PurePosixPath(name).name.lower().split(".")[1:]):
         raise DataError(f"{where}: member {info.name!r} is a pickle, which can run code; take it out of the tar")
-
-
-class _StoreFile(io.RawIOBase):
-    """A file of a store for tarfile, read in blocks and each block once; its SHA-256 comes on the way."""
-
-    def __init__(self, store: Store, path: str) -> None:
-        self._store, self._path = store, path
-        self.size = store.size(path)
-        self._at = 0
-        self._digest = hashlib.sha256()
-        self._blocks: dict[int, bytes] = {}
-        self._next = 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence])
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        stop = self.size if size < 0 else min(self.size, self._at + size)
-        parts = []
-        while self._at < stop:
-            number, within = divmod(self._at, _BLOCK)
-            data = self._block(number)[within : within + stop - self._at]
-            if not data:
-                break
-            parts.append(data)
-            self._at += len(data)
-        return b"".join(parts)
-
-    def sha256(self) -> str:
-        """Of the whole file."""
-        while self._next * _BLOCK < self.size:
-            self._block(self._next)
-        return self._digest.hexdigest()
-
-    def _block(self, number: int) -> bytes:
-        while self._next <= number:
-            offset = self._next * _BLOCK
-            data = self._store.read_range(self._path, offset, min(_BLOCK, self.size - offset))
-            self._digest.update(data)
-            # tarfile goes back by a header at most.
-            self._blocks = {n: b for n, b in self._blocks.items() if n == self._next - 1} | {self._next: data}
-            self._next += 1
-        if number not in self._blocks:
-            offset = number * _BLOCK
-            return self._store.read_range(self._path, offset, min(_BLOCK, self.size - offset))
-        return self._blocks[number]
