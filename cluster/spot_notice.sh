@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Looks every 5 s whether AWS is about to take this spot instance back, and tells Ray, which then counts the loss as
-# foreseen (it uses up no restart of train.max_failures) and puts nothing new here. Asks the instance's own metadata only.
+# Looks every 5 s whether AWS is about to take this spot instance back, and tells Ray, which then puts nothing new here
+# and knows the loss for foreseen. Asks the instance's own metadata only.
 set -u
 export RAY_AUTH_MODE=token
 metadata=${IE_METADATA:-http://169.254.169.254/latest}
