@@ -37,6 +37,7 @@ def test_each_command_sets_parameters_that_exist(command: str) -> None:
         parse_params(raw)
 
 
+@pytest.mark.slow
 def test_the_source_on_the_page_is_fetched_and_sharded_as_it_stands_there(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project", data={"source": "patches", "val_size": 0.1})
     (code,) = (block for block in blocks("python") if "PlainSource" in block)

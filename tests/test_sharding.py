@@ -126,8 +126,15 @@ def finished(home: Path) -> list[Path]:
     return sorted(home.glob(".made.*.work/rows/*.parquet"))
 
 
-@pytest.mark.parametrize("writers", [1, 2])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("how", "writers"),
+    [
+        (signal.SIGKILL, 2),
+        pytest.param(signal.SIGKILL, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_stopped_in_the_middle_is_gone_on_with_and_gives_the_same_bytes(
     how: signal.Signals, writers: int, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
