@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.tars import iter_samples
 from tests.project import copy_project, environment, run, succeed
 
 pytestmark = pytest.mark.slow
@@ -166,20 +167,20 @@ def test_a_trial_that_fails_is_reported_and_the_others_are_kept(sharded: Path, t
     assert "supervised_50_test_error_pct" in metrics
 
 
-def test_shard_killed_while_it_writes_starts_clean(tmp_path: Path) -> None:
+def test_shard_killed_while_it_writes_leaves_nothing_under_the_results_name_and_goes_on(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "p", data={"num_shards": 200})
     succeed(project, "ie", "fetch")
     process = start(project, "shard")
     folder = project / "data/shards"
     deadline = time.monotonic() + 60
-    while not list(folder.glob(".digits.*.part/*.tar")) and time.monotonic() < deadline:
+    while len(list(folder.glob(".digits.*.work/shards/*.tar"))) < 10 and time.monotonic() < deadline:
         time.sleep(0.0005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
     assert process.stdout is not None
     process.stdout.close()
-    assert [path.suffix for path in folder.iterdir()] == [".part"], "killed too late to leave anything half written"
-    succeed(project, "ie", "shard")
+    assert not (folder / "digits").exists(), "killed too late to leave anything half written"
+    assert "tars are kept from an interrupted run" in succeed(project, "ie", "shard")
     assert [path.name for path in folder.iterdir()] == ["digits"]
 
 
@@ -195,7 +196,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_full_disk_stops_shard_with_one_line_and_leaves_nothing(
+def test_a_full_disk_stops_shard_with_one_line_and_leaves_whole_tars_alone(
     sharded: Path, tmp_path: Path, small_disk: Path
 ) -> None:
     project = copy_project(tmp_path / "p")
@@ -205,7 +206,10 @@ def test_a_full_disk_stops_shard_with_one_line_and_leaves_nothing(
     assert done.returncode == 5, done.stdout + done.stderr
     assert "no space left" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    assert list(small_disk.iterdir()) == []
+    (left,) = small_disk.iterdir()
+    assert left.name.startswith(".digits.") and f"kept for the next run, in {left.resolve()}" in done.stdout
+    for tar in left.glob("shards/*.tar"):
+        assert list(iter_samples(tar))
 
 
 def test_a_full_storage_stops_training_with_one_line(sharded: Path, tmp_path: Path, small_disk: Path) -> None:
