@@ -67,7 +67,7 @@ def verify(folder: Path, log: Log, *, processes: int | None = None) -> int:
         DataError: the manifest cannot be read, or something does not fit it.
         ResourceError: a process was killed.
     """
-    manifest = read_manifest(folder)
+    manifest = _manifest_of_tars_here(folder)
     problems: list[str] = []
     indices: dict[SplitName, SplitIndex] = {}
     for name in manifest.splits:
@@ -160,6 +160,17 @@ def _compare(path: Path, found: _Found, index: SplitIndex) -> list[str]:
     return problems
 
 
+def _manifest_of_tars_here(folder: Path) -> Manifest:
+    """The manifest; tars that lie elsewhere are not looked at. Raises DataError."""
+    manifest = read_manifest(folder)
+    if manifest.location:
+        raise DataError(
+            f"{folder} describes tars in {manifest.location}; only shards that lie beside their manifest can be looked "
+            "at here (indexing has read every byte of the others: `ie shard`)"
+        )
+    return manifest
+
+
 def show(folder: Path, out: Path, log: Log) -> None:
     """Prints what the manifest says, and draws some training examples of each class to `out` (images, series).
 
@@ -168,7 +179,7 @@ def show(folder: Path, out: Path, log: Log) -> None:
     Raises:
         DataError: the manifest, the index or a shard of train is missing or damaged.
     """
-    manifest = read_manifest(folder)
+    manifest = _manifest_of_tars_here(folder)
     spec = manifest.spec
     log(f"{folder}: {manifest.source}, {spec.kind} of {list(spec.shape)} {spec.dtype}, {spec.likelihood}")
     names = list(manifest.splits)

@@ -45,7 +45,7 @@ CONTENT = b"raw bytes of a small source\n" * 200
 
 @dataclass(frozen=True)
 class Tiny:
-    """A source of one or more files; nothing here looks inside them."""
+    """A source of one or more files. Fetch must not look inside them: whoever does is told so by an exception."""
 
     files: tuple[RawFile, ...]
     name: str = "tiny"

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.fetch import fetch
+from pipeline.inspection import show, verify
 from pipeline.params import Params, parse_params
 from pipeline.shard import shard
 from pipeline.shards import read_manifest
@@ -90,6 +91,13 @@ def test_tars_of_another_folder_than_was_listed_are_refused(tars: Path, tmp_path
     other = params.model_copy(update={"data": params.data.model_copy(update={"folder": str(tmp_path)})})
     with pytest.raises(DataError, match=r"lists the tars of .*theirs, not of .*; run `ie fetch`"):
         shard(other, tmp_path / "project", nothing)
+
+
+@pytest.mark.parametrize("look", [verify, lambda folder, log: show(folder, folder / "x.png", log)])
+def test_tars_that_lie_elsewhere_are_not_taken_for_missing_shards(look: Any, tars: Path, tmp_path: Path) -> None:
+    prepared(tmp_path / "project", tars)
+    with pytest.raises(DataError, match=r"describes tars in .*theirs; only shards that lie beside their manifest"):
+        look(tmp_path / "project/data/shards/tars", nothing)
 
 
 def test_a_folder_without_tars_is_named(tmp_path: Path) -> None:
