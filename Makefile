@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro results test test-all test-cluster check env clean
+.PHONY: repro results bench test test-all test-cluster check env clean
 
 repro: env
 	@dvc repro
@@ -14,6 +14,10 @@ repro: env
 
 results: env
 	@python docs/tables.py --all
+
+# How fast, beside what else there is; an hour on 2 cores that have nothing else to do. SMALL=--small: minutes, no file.
+bench: env
+	@for name in sharding reading step training evaluating sweep; do python benchmarks/$$name.py $(SMALL) || exit 1; done
 
 test: env
 	@pytest

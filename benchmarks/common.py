@@ -1,0 +1,83 @@
+"""What the benchmarks share: jobs on MNIST as shipped, runs without Ray, measurements by turns."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from pipeline.fetch import fetch  # noqa: E402
+from pipeline.jobs import make_job, shards_folder  # noqa: E402
+from pipeline.loop import Job, Trainer  # noqa: E402
+from pipeline.methods import Method  # noqa: E402
+from pipeline.params import Params, parse_params  # noqa: E402
+from pipeline.provenance import commit, hardware  # noqa: E402
+from pipeline.sessions import TrialSession  # noqa: E402
+from pipeline.shard import shard  # noqa: E402
+
+
+class Unsaved(TrialSession):
+    """A run that neither reads nor writes a checkpoint."""
+
+    @contextlib.contextmanager
+    def restore(self) -> Iterator[Path | None]:
+        yield None
+
+    def report(self, metrics: dict[str, float], write_checkpoint: Callable[[Path], None]) -> None:
+        pass
+
+
+def make_params(**sections: dict[str, Any]) -> Params:
+    """params.yaml with changes; the shards of its source are made first where they are not there."""
+    raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    for section, values in sections.items():
+        raw[section] |= values
+    params = parse_params(raw)
+    if not (shards_folder(params, REPOSITORY) / "manifest.json").is_file():
+        fetch(params, REPOSITORY, tell)
+        shard(params, REPOSITORY, tell)
+    return params
+
+
+def make_trainer(params: Params, method: Method) -> Trainer:
+    """A run of one rank in this process, at its first step."""
+    job: Job = make_job(params, REPOSITORY, method=method, world_size=1)
+    return Trainer(job, Unsaved(REPOSITORY / ".runs" / "unused", job))
+
+
+def by_turns(tasks: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median wall seconds of each task; they take turns, so that what else the machine does falls on all."""
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(rounds):
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(seen) for name, seen in seconds.items()}
+
+
+def keep(name: str, measured: dict[str, Any], small: bool) -> None:
+    """Prints what was measured and writes benchmarks/<name>.json, unless the run was a small one."""
+    record = {
+        "command": f"python benchmarks/{name}.py",
+        "commit": commit(REPOSITORY),
+        "hardware": hardware(),
+    } | measured
+    print(json.dumps(record, indent=2))
+    if not small:
+        (REPOSITORY / "benchmarks" / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def tell(line: str) -> None:
+    """To stderr: stdout is for figures."""
+    print(line, file=sys.stderr, flush=True)

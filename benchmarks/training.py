@@ -1,0 +1,173 @@
+"""What Ray Train and the loop cost beside bare PyTorch: `python benchmarks/training.py [--small]`.
+
+Four runs take turns, each a command of its own, the plain objective on MNIST in one thread a process:
+
+- `ie train` with one worker, and with two;
+- a bare loop of the same model on tensors in memory: random batches, forward, backward, Adam, the same validation once
+  an epoch; no plan, no checkpoint, no resuming, no Ray; and two such loops at once, each with half of the batch, which
+  is what the machine can give to two workers that need not talk.
+
+Per step: the seconds of training and validation over the number of steps. Fixed cost: all other seconds of the command.
+Writes benchmarks/training.json, unless it is `--small`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from benchmarks.common import keep, tell  # noqa: E402
+
+BARE = """
+import json, sys, time
+from pathlib import Path
+import torch
+from ie_model.inference import representations
+from ie_model.model import EquiVAE
+from ie_model.networks import to_float
+from ie_model.objective import Objective, Shares, unlabelled_bound
+from pipeline.jobs import make_job
+from pipeline.labels import choose_labelled
+from pipeline.params import load_params
+from pipeline.reader import load_split
+from pipeline.shards import read_manifest
+
+batch_size, here = int(sys.argv[1]), Path.cwd()
+torch.set_num_threads(1)
+job = make_job(load_params(Path("params.yaml")), here)
+manifest = read_manifest(Path(job.shards))
+train, val = (load_split(Path(job.shards), manifest, split) for split in ("train", "val"))
+x, y = train.x, torch.from_numpy(train.y).long()
+labelled = torch.from_numpy(choose_labelled(train.keys, train.y, train.spec.classes, job.label_count, job.label_seed))
+members = [labelled[y[labelled] == c] for c in range(len(train.spec.classes))]
+unlabelled = torch.ones(len(x), dtype=torch.bool)
+unlabelled[labelled] = False
+unlabelled = unlabelled.nonzero().flatten()
+torch.manual_seed(job.seed)
+model = EquiVAE(manifest.spec, job.model)
+objective = Objective(model, job.objective, Shares(len(labelled), len(unlabelled)))
+optimizer = torch.optim.Adam(objective.parameters(), lr=job.learning_rate, foreach=True)
+generator = torch.Generator().manual_seed(job.seed)
+low, high = job.objective.support_min, job.objective.support_max
+reduced = torch.autocast("cpu", torch.bfloat16, enabled=job.precision == "bfloat16")
+share = batch_size / job.batch_size
+started, steps = time.monotonic(), len(x) // job.batch_size
+for epoch in range(job.epochs):
+    order = unlabelled[torch.randperm(len(unlabelled), generator=generator)]
+    for step in range(steps):
+        m = int(torch.randint(max(2, round(share * low)), max(2, round(share * high)) + 1, (), generator=generator))
+        support = torch.cat([c[torch.randperm(len(c), generator=generator)[:m]] for c in members])
+        rows = order[step * batch_size : (step + 1) * batch_size]
+        with reduced:
+            loss, logged = objective(to_float(x[support]), y[support], to_float(x[rows]), generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        r, _ = representations(model, x[labelled], y[labelled], 500)
+        for rows in torch.arange(len(val.x)).split(500):
+            seen = to_float(val.x[rows])
+            log_q = model.classify(model.embed(seen), r)
+            wrong = (log_q.argmax(1) != torch.from_numpy(val.y)[rows]).sum()
+            bound = unlabelled_bound(model, seen, model.features(seen), r, log_q, job.objective.prune, generator).bound
+print(json.dumps({"seconds": time.monotonic() - started, "steps": steps * job.epochs}))
+"""
+
+
+def prepare(folder: Path, epochs: int, source: str) -> None:
+    """A project with the code of this checkout, and shards."""
+    for name in ("ie_model", "pipeline"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    raw["data"]["source"] = source
+    raw["objective"]["extended"]["enabled"] = False
+    raw["train"] |= {"epochs": epochs, "threads_per_worker": 1, "num_workers": 1}
+    write_params(folder, raw)
+    for stage in ("fetch", "shard"):
+        subprocess.run([sys.executable, "-m", "pipeline", stage], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+
+def write_params(folder: Path, raw: dict[str, Any]) -> None:
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw))
+
+
+def with_ray(folder: Path, workers: int) -> dict[str, float]:
+    """`ie train` from nothing: seconds of its loop, all its seconds, steps."""
+    shutil.rmtree(folder / ".runs", ignore_errors=True)
+    shutil.rmtree(folder / "results", ignore_errors=True)
+    raw = yaml.safe_load((folder / "params.yaml").read_text())
+    raw["train"]["num_workers"] = workers
+    write_params(folder, raw)
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-m", "pipeline", "train"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    wall = time.monotonic() - started
+    timing, metrics = (
+        json.loads((folder / "results/train" / f"{name}.json").read_text()) for name in ("timing", "metrics")
+    )
+    return {"seconds": timing["seconds"], "wall": wall, "steps": metrics["steps"]}
+
+
+def bare(folder: Path, loops: int) -> dict[str, float]:
+    """As `with_ray`, of bare loops at once that share the batch; the slowest of them counts."""
+    raw = yaml.safe_load((folder / "params.yaml").read_text())
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-c", BARE, str(raw["train"]["batch_size"] // loops)]
+    started = time.monotonic()
+    processes = [
+        subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(loops)
+    ]
+    outputs = [process.communicate()[0] for process in processes]
+    wall = time.monotonic() - started
+    if any(process.returncode for process in processes):
+        raise SystemExit("a bare loop failed")
+    found = [json.loads(output.splitlines()[-1]) for output in outputs]
+    return {"seconds": max(f["seconds"] for f in found), "wall": wall, "steps": found[0]["steps"]}
+
+
+def main() -> None:
+    """Runs all by turns and keeps the medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="digits, once each; writes no file")
+    small = parser.parse_args().small
+    runs: dict[str, list[dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent)
+        prepare(folder, 2, "digits" if small else "mnist")
+        for _ in range(1 if small else 5):
+            for workers in (1, 2):
+                for name, run in (("ray train", with_ray), ("bare", bare)):
+                    runs.setdefault(f"{name}, {workers}", []).append(run(folder, workers))
+                    tell(f"{name}, {workers}: {runs[f'{name}, {workers}'][-1]}")
+    per_step = {
+        name: statistics.median(1000 * run["seconds"] / run["steps"] for run in seen) for name, seen in runs.items()
+    }
+    fixed = {name: statistics.median(run["wall"] - run["seconds"] for run in seen) for name, seen in runs.items()}
+    measured = {
+        "ms_per_step": {name: round(value, 1) for name, value in per_step.items()},
+        "fixed_s": {name: round(value, 1) for name, value in fixed.items()},
+        "ratios": {
+            f"bare / ray train, {workers}": round(per_step[f"bare, {workers}"] / per_step[f"ray train, {workers}"], 3)
+            for workers in (1, 2)
+        },
+        "fixed_cost_more_s": round(fixed["ray train, 1"] - fixed["bare, 1"], 1),
+        "rounds": len(runs["bare, 1"]),
+    }
+    keep("training", measured, small)
+
+
+if __name__ == "__main__":
+    main()
