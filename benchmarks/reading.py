@@ -12,7 +12,6 @@ import functools
 import io
 import json
 import os
-import platform
 import statistics
 import subprocess
 import tempfile
@@ -33,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from ie_model.spec import DataSpec
 from pipeline.index import describe_split
 from pipeline.plan import EpochPlan, LanePlan
+from pipeline.provenance import commit, hardware
 from pipeline.reader import load_split
 from pipeline.samples import Encoding, encode_example
 from pipeline.shards import Manifest, write_shard
@@ -232,14 +232,6 @@ def measure(readers: dict[str, Rate], rounds: int) -> dict[str, float]:
     return {name: statistics.median(seen) for name, seen in rates.items()}
 
 
-def hardware() -> dict[str, str | int]:
-    model = ""
-    if (info := Path("/proc/cpuinfo")).exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].partition(": ")[2] if lines else ""
-    return {"cpu": model or platform.processor(), "cores": len(os.sched_getaffinity(0))}
-
-
 def run(small: bool, peers: bool, folder: Path) -> dict[str, Any]:
     """All figures, as they are written."""
     num, rounds, workers = (4_000, 3, (0, 1)) if small else (60_000, 5, (0, 1, 2))
@@ -276,7 +268,6 @@ def run(small: bool, peers: bool, folder: Path) -> dict[str, Any]:
         ratios["stream png / datasets, 0 workers"] = (
             rates["stream, png, 0 workers"] / rates["datasets, Parquet, 0 workers"]
         )
-    revision = ["git", "rev-parse", "--short=12", "HEAD"]
     return {
         "samples_per_s": {name: round(rate) for name, rate in rates.items()},
         "ratios": {name: round(ratio, 2) for name, ratio in ratios.items()},
@@ -284,7 +275,7 @@ def run(small: bool, peers: bool, folder: Path) -> dict[str, Any]:
         "samples": num,
         "rounds": rounds,
         "command": "python benchmarks/reading.py" + " --small" * small + " --peers" * peers,
-        "commit": subprocess.run(revision, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip(),
+        "commit": commit(REPOSITORY),
         "hardware": hardware(),
     }
 

@@ -16,6 +16,7 @@ from typing import Any
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
+from docs.benchmark_claims import benchmark_claims  # noqa: E402
 from pipeline.provenance import commit, hardware  # noqa: E402
 
 CLAIMS = REPOSITORY / "docs/results/claims.json"
@@ -108,7 +109,7 @@ def collect() -> list[dict[str, Any]]:
         name = f"mnist-{labels}-{method}-sweep-test-error"
         note = f"{epochs} epochs" if method != "supervised" else "labelled points alone"
         add(name, round(sum(errors) / len(errors), 2), "%", "", n=len(errors), note=note)
-    rows += fault_claims() + reading_claims() + sharding_claims()
+    rows += fault_claims() + benchmark_claims(REPOSITORY / "benchmarks")
     runs = json.loads((REPOSITORY / "benchmarks/repro.json").read_text())
     whole = [run for run in runs if run["stages_run"] == 5]
 
@@ -133,42 +134,6 @@ def fault_claims() -> list[dict[str, Any]]:
             target = f"at most {found['target_s']}" if "target_s" in found else ""
             row = {"name": f"digits-cluster-{fault.replace('_', '-')}-gap", "value": found["gap_s"], "unit": "s"}
             rows.append(row | {"better": "lower", "target": target, "n": 1} | common)
-    return rows
-
-
-def reading_claims() -> list[dict[str, Any]]:
-    """The reader beside others, in one run: medians of several rounds."""
-    measured = read("benchmarks/reading.json")
-    # Names are those of the benchmark: what is compared, with what.
-    targets = {"in memory / bare loop": "at least 0.95"}
-    for workers in range(3):
-        targets[f"stream png / image folder, {workers} workers"] = "at least 2"
-        targets[f"stream png / webdataset png, {workers} workers"] = "at least 1"
-    cores, cpu = measured["hardware"]["cores"], measured["hardware"]["cpu"]
-    common = {"command": measured["command"], "hardware": f"{cores} cores, {cpu}, no GPU", "commit": measured["commit"]}
-    rows = []
-    for ratio, found in measured["ratios"].items():
-        what = ratio.lower().replace(" / ", "-to-").replace(", ", "-").replace(" ", "-")
-        name = f"images-28x28-{measured['samples']}-reading-{what}"
-        row = {"name": name, "value": found, "unit": "ratio", "better": "higher", "target": targets.get(ratio, "")}
-        rows.append(row | {"n": measured["rounds"]} | common)
-    restart = {"name": "images-1000000-reading-restart-in-mid-epoch", "value": measured["restart_seconds"]}
-    rows.append(restart | {"unit": "s", "better": "lower", "target": "at most 1", "n": measured["rounds"]} | common)
-    return rows
-
-
-def sharding_claims() -> list[dict[str, Any]]:
-    """Time and memory of packing tars: medians of the runs there were."""
-    measured = read("benchmarks/sharding.json")
-    common = {key: measured[key] for key in ("command", "hardware", "commit")}
-    rows = []
-    for run in measured["runs"]:
-        name = f"{run['data']}-{run['examples']}-sharding-{run['writers']}-writers"
-        target = "at most 30" if run["data"] == "mnist" and run["writers"] == 2 else ""
-        n = len(run["all_seconds"])
-        for suffix, key, unit, wanted in (("time", "seconds", "s", target), ("memory", "memory_mib", "MiB", "")):
-            row = {"name": f"{name}-{suffix}", "value": run[key], "unit": unit, "better": "lower", "target": wanted}
-            rows.append(row | {"n": n} | common)
     return rows
 
 
@@ -364,7 +329,7 @@ def filled(page: str, part: str, text: str) -> str:
 def benchmarks(rows: list[dict[str, Any]]) -> str:
     """docs/benchmarks.md with its tables."""
     page = (REPOSITORY / "docs/benchmarks.md").read_text()
-    for part in ("reading", "sharding"):
+    for part in ("reading", "sharding", "step", "loop", "evaluating"):
         page = filled(page, f" {part}", figures(rows, f"-{part}-"))
     return page
 
@@ -372,6 +337,8 @@ def benchmarks(rows: list[dict[str, Any]]) -> str:
 def figures(rows: list[dict[str, Any]], word: str) -> str:
     """Table of the claims whose names hold a word, with what they have in common below."""
     chosen = [row for row in rows if word in row["name"]]
+    if not chosen:
+        return "Not measured yet.\n"
     lines = ["| figure | value | target | n |", "|---|---|---|---|"]
     for row in chosen:
         lines.append(f"| {row['name'].replace('-', ' ')} | {value(row)} {row['unit']} | {row['target']} | {row['n']} |")
