@@ -271,6 +271,8 @@ class RaySession:
         # Half: the other ranks wait for a report as long as timeout_s.
         self._storage_wait_s = timeout_s / 2
         context = ray.train.get_context()
+        # Ray takes a checkpoint only from the very file system that it was given.
+        self._files = context.get_storage().storage_filesystem
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self.ranks = connect_ranks()
@@ -324,8 +326,8 @@ class RaySession:
                 if not self._storage.remote and not self._storage.sees(self._run):
                     raise FileNotFoundError(errno.ENOENT, "the run's folder is gone", self._storage.where(self._run))
                 self._storage.put(Path(checkpoint.path), f"{self._run}/{name}", _LAST)
-                place = self._storage.for_ray(f"{self._run}/{name}")
-                return self._train.Checkpoint(place["storage_path"], place.get("storage_filesystem"))
+                path: str = self._storage.for_ray(f"{self._run}/{name}")["storage_path"]
+                return self._train.Checkpoint(path, self._files)
             except (OSError, ResourceError) as error:
                 if _is_full(error):
                     raise

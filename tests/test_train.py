@@ -59,7 +59,7 @@ class _Session(RaySession):
 
     def __init__(self, run: Path, wait_s: float) -> None:
         self._storage, self._run = Folder(run.parent), run.name
-        self._storage_wait_s, self.said = wait_s, list[Any]()
+        self._storage_wait_s, self.said, self._files = wait_s, list[Any](), None
         self._train: Any = SimpleNamespace(Checkpoint=lambda path, filesystem: path)
 
     def _tell(self, item: dict[str, Any]) -> None:
