@@ -168,8 +168,8 @@ class Bucket:
     def for_ray(self, below: str = "") -> dict[str, Any]:
         import pyarrow.fs
 
-        # Ray has no patience of ours: what it does itself is tried again here.
-        files = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(_file_system(attempts=5)))
+        # Ray writes its own record without patience: it is tried again for about half a minute.
+        files = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(_file_system(attempts=8)))
         return {"storage_path": self._path(below), "storage_filesystem": files}
 
     def put_if(self, name: str, about: dict[str, str], etag: str | None) -> str | None:
