@@ -23,6 +23,8 @@ _OBJECT_STORE = 200 * 1024 * 1024
 _CONNECT_TIMEOUT_S = 10
 # Longest wait for hosts that the launcher is still starting: an instance of a cloud boots and installs for minutes.
 _JOIN_TIMEOUT_S = 900
+# Where an object store is; none of these is a secret.
+_STORE_ENV = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 # Where `ray up` leaves the launch file on the head.
 _LAUNCHED = Path("~/ray_bootstrap_config.yaml")
 
@@ -58,7 +60,8 @@ def ray_cluster() -> Iterator[dict[str, float]]:
         if address:
             # The code that runs on the workers is this process's, whatever lies on their disks.
             packages = [str(Path(__file__).parent), str(Path(ie_model.__file__).parent)]
-            ray.init(address=address, runtime_env={"py_modules": packages, "excludes": ["__pycache__"]}, **quiet)
+            environment: dict[str, Any] = {"py_modules": packages, "excludes": ["__pycache__"], "env_vars": store_env()}
+            ray.init(address=address, runtime_env=environment, **quiet)
         else:
             ray.init(
                 address="local",
@@ -77,6 +80,24 @@ def ray_cluster() -> Iterator[dict[str, float]]:
         yield resources
     finally:
         ray.shutdown()
+
+
+def store_env() -> dict[str, str]:
+    """What this process knows of an object store's place, for the workers of a cluster.
+
+    No more than that: Ray writes down and shows what is forwarded, so credentials must not be. Each host has its own,
+    by its role, in ~/.aws/credentials, or in the environment in which Ray was started there.
+
+    Raises:
+        ResourceError: the endpoint itself holds a password.
+    """
+    known = {name: value for name in _STORE_ENV if (value := os.environ.get(name))}
+    for name, value in known.items():
+        if "@" in value:
+            raise ResourceError(
+                f"{name} holds a user or a password, which would be written into Ray's logs; take it out"
+            )
+    return known
 
 
 def _check_answers(address: str) -> None:

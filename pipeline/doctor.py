@@ -12,24 +12,28 @@ import sys
 import tempfile
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline.bucket import Bucket
 from pipeline.cluster import check_resources, ray_cluster
 from pipeline.errors import DataError, PipelineError, ResourceError
 from pipeline.fingerprint import TRAINING, code_hash
 from pipeline.jobs import shards_folder
 from pipeline.params import Params
 from pipeline.progress import Log
-from pipeline.shards import read_manifest
+from pipeline.shards import MANIFEST, read_manifest
+from pipeline.storage import Storage, open_storage
 from pipeline.store import Store
+from pipeline.travel import published_as
 
 TOKEN = Path("~/.ray/auth_token")
 _MIN_FREE_GB = 1.0
 _MAX_SKEW_S = 5.0
 _HOST_TIMEOUT_S = 60
+_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,10 @@ class Question:
     """What every host is asked; travels to it."""
 
     storage: str
+    """An absolute folder, or a prefix of an object store."""
+
     mark: str
-    """Name of the file, in the storage folder, that the asking host has written."""
+    """Name of the file, in the storage, that the asking host has written."""
 
     shards: str
     """Folder, or prefix of an object store."""
@@ -125,17 +131,18 @@ def conclude(findings: list[Finding], log: Log) -> None:
 
 
 def _question(params: Params, project: Path, stack: contextlib.ExitStack) -> tuple[Question, list[Finding]]:
-    """Marks the storage folder and lists the shards, as this host sees them."""
+    """Marks the storage and lists the shards, as this host sees them."""
     findings = []
-    storage = str((project / params.storage.url).resolve())
+    storage = open_storage(params.storage.url, project, patience_s=_PATIENCE_S)
     mark = f".doctor-{uuid.uuid4().hex[:8]}"
     try:
-        Path(storage).mkdir(parents=True, exist_ok=True)
-        path = Path(storage, mark)
-        path.write_text(socket.gethostname())
-        stack.callback(path.unlink, missing_ok=True)
-    except OSError as error:
-        text = f"{storage} cannot be written to here ({error.strerror}); give storage.url a folder that can"
+        storage.check()
+        storage.write(mark, socket.gethostname().encode())
+        stack.callback(_take_away, storage, mark)
+    except (OSError, ResourceError) as error:
+        text = str(error)
+        if not storage.remote:
+            text = f"{storage.url} cannot be written to here ({error}); give storage.url a folder that can"
         findings.append(Finding("storage", False, text))
     folder, files = shards_folder(params, project), {}
     location = str(folder)
@@ -146,7 +153,29 @@ def _question(params: Params, project: Path, stack: contextlib.ExitStack) -> tup
     except DataError as error:
         findings.append(Finding("shards", False, f"{error}; make them with `dvc repro shard`"))
     pins = read_pins(project / "requirements.txt")
-    return Question(storage, mark, location, files, pins, params.train.device == "cuda"), findings
+    question = Question(storage.url, mark, location, files, pins, params.train.device == "cuda")
+    if files and not findings and isinstance(storage, Bucket) and os.environ.get("RAY_ADDRESS"):
+        question, found = _published(question, folder, storage)
+        findings += found
+    return question, findings
+
+
+def _published(question: Question, folder: Path, storage: Bucket) -> tuple[Question, list[Finding]]:
+    """Workers that do not see this host's disk read shards that a run has put into the store, if one has."""
+    if "://" in question.shards:
+        return question, []
+    if wrong := _try_shards(question):
+        return replace(question, files={}), [Finding("shards", False, f"here: {wrong}")]
+    name = published_as(folder)
+    if MANIFEST not in storage.files(name):
+        text = f"{len(question.files)} tars readable here; the first run puts them to {storage.where(name)}"
+        return replace(question, files={}), [Finding("shards", True, text)]
+    return replace(question, shards=storage.where(name)), []
+
+
+def _take_away(storage: Storage, mark: str) -> None:
+    with contextlib.suppress(PipelineError, OSError):
+        storage.remove(mark)
 
 
 def read_pins(path: Path) -> dict[str, str]:
@@ -172,7 +201,10 @@ def examine(question: Question) -> Answer:
             answer.unlike_pins[name] = installed
     answer.sees_storage = _try_storage(question)
     answer.shards = _try_shards(question)
-    for name, folder in (("storage", question.storage), ("temporary", tempfile.gettempdir())):
+    folders = {"temporary": tempfile.gettempdir()}
+    if "://" not in question.storage:
+        folders["storage"] = question.storage
+    for name, folder in folders.items():
         with contextlib.suppress(OSError):
             answer.free_gb[name] = round(shutil.disk_usage(folder).free / 1e9, 1)
     answer.gpus = _count_gpus()
@@ -182,15 +214,27 @@ def examine(question: Question) -> Answer:
 
 
 def _try_storage(question: Question) -> str:
-    folder = Path(question.storage)
+    storage = open_storage(question.storage, patience_s=_PATIENCE_S)
+    own = f"{question.mark}-{socket.gethostname()}-{os.getpid()}"
+    if isinstance(storage, Bucket):
+        try:
+            if storage.read(question.mark) is None:
+                return f"{storage.url} is in another store than on the host that asks"
+            storage.write(own, b"seen")
+            if storage.read(own) != b"seen":
+                return f"{storage.url} does not give back what is written there"
+            storage.remove(own)
+        except (OSError, ResourceError) as error:
+            return str(error)
+        return ""
+    folder = Path(storage.url)
     try:
         if not folder.is_dir():
             return f"{folder} is not there"
         if not (folder / question.mark).is_file():
             return f"{folder} is another folder than on the host that asks"
-        own = folder / f"{question.mark}-{socket.gethostname()}-{os.getpid()}"
-        own.write_text("")
-        own.unlink()
+        (folder / own).write_text("")
+        (folder / own).unlink()
     except OSError as error:
         return f"{folder} cannot be written to ({error.strerror})"
     return ""
@@ -257,14 +301,15 @@ def _ask_hosts(question: Question) -> tuple[list[Answer], list[Finding]]:
 
 def judge(answers: list[Answer], question: Question, *, on_cluster: bool) -> list[Finding]:
     """What the answers mean, alone and side by side. The first host's is the measure for the others."""
+    seen = f"{question.storage} is seen, writable"
     findings = [
         _for_each(answers, "packages", _judge_packages(question), f"{len(question.pins)} pins installed"),
-        _for_each(answers, "storage", lambda a: _unshared(a, a.sees_storage), f"{question.storage} is seen, writable"),
+        _for_each(answers, "storage", lambda a: _unshared(a, a.sees_storage, question.storage), seen),
         _for_each(answers, "disk", _judge_disk, f"at least {_MIN_FREE_GB:g} GB free"),
     ]
     if question.files:
         fit = f"{len(question.files)} tars readable"
-        findings.append(_for_each(answers, "shards", lambda a: _unshared(a, a.shards), fit))
+        findings.append(_for_each(answers, "shards", lambda a: _unshared(a, a.shards, question.shards), fit))
     if on_cluster:
         first = answers[0] if answers else Answer("")
         findings += [
@@ -286,8 +331,11 @@ def _for_each(answers: list[Answer], what: str, wrong: Any, fit: str) -> Finding
     return Finding(what, not texts, " | ".join(texts) if texts else fit)
 
 
-def _unshared(answer: Answer, wrong: str) -> str:
-    return f"{answer.host}: {wrong}; {_SHARE}" if wrong else ""
+_REACH = "each host needs a role, or credentials of its own, for the store; its place is taken from the host that asks"
+
+
+def _unshared(answer: Answer, wrong: str, where: str) -> str:
+    return f"{answer.host}: {wrong}; {_REACH if '://' in where else _SHARE}" if wrong else ""
 
 
 def _judge_packages(question: Question) -> Any:

@@ -21,16 +21,17 @@ from pipeline.curves import curve_grid, word_lists
 from pipeline.errors import DataError
 from pipeline.files import atomic_file, sha256_file, write_json
 from pipeline.jobs import choose_reading, shards_folder
+from pipeline.judge import oracle_at_hand
 from pipeline.labels import choose_labelled
 from pipeline.latents import latent_writer
 from pipeline.measure import flat, write_table
 from pipeline.models import read_model
-from pipeline.oracle import oracle_folder
 from pipeline.params import Params
 from pipeline.progress import Log, Meter
 from pipeline.reader import SplitData
 from pipeline.scoring import Encodings, encode_split, measure_model
 from pipeline.shards import Manifest, SplitName, read_manifest
+from pipeline.storage import open_storage
 from pipeline.training_data import check_shards, read_split
 
 
@@ -61,7 +62,9 @@ def evaluate(params: Params, project: Path, log: Log) -> Path:
     encoded = _encode_splits(
         artifact, splits, labelled, params, out / "latents.parquet", sha256_file(folder / "manifest.json")
     )
-    oracle = read_model(oracle_folder(params, project, log), params.train.device)
+    storage = open_storage(params.storage.url, project, tell=lambda line: log(f"evaluate: {line}"))
+    with oracle_at_hand(params, project, storage, log) as (_, oracle_folder):
+        oracle = read_model(oracle_folder, params.train.device)
     log("evaluate: probes, maps and swaps")
     rows = measure_model(
         artifact,

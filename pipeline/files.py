@@ -92,9 +92,14 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         ValueError: `value` holds a number that is not finite.
     """
-    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    text = json_text(value)
     with atomic_file(path) as part:
         part.write_text(text)
+
+
+def json_text(value: Any) -> str:
+    """What `write_json` writes. Raises ValueError as that."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def read_json(path: Path, what: str) -> Any:

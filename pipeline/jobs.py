@@ -31,6 +31,7 @@ def make_job(
     world_size: int | None = None,
     in_sweep: bool = False,
     steps: int | None = None,
+    shards: Path | None = None,
 ) -> Job:
     """The run that params describe, or the trial of a sweep that differs from it in method, labels and seed.
 
@@ -39,6 +40,7 @@ def make_job(
         seed: of the label subset and of the run; None takes labels.seed and train.seed.
         steps: trains this many steps and no more.
         in_sweep: takes the epochs and steps of `sweep` instead of `train`.
+        shards: folder of the shards, where it is not the project's.
     """
     model, objective = params.model, params.objective
     steps_per_epoch, epochs = None, params.sweep.epochs if in_sweep else params.train.epochs
@@ -48,7 +50,7 @@ def make_job(
         steps = params.sweep.supervised_steps
     if steps is not None:
         steps_per_epoch, epochs = steps, 1
-    shards = shards_folder(params, project)
+    shards = shards or shards_folder(params, project)
     reading = choose_reading(params.reader, project, read_manifest(shards))
     fields = {
         "method": name_of(model, objective) if method is None else method,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,9 @@ from pipeline.sources import OWN, SOURCES, TARS, OwnParams
 _Workers = Annotated[int, Field(ge=1, le=4096)]
 NumWorkers = _Workers | tuple[_Workers, _Workers]
 """A fixed number, or the fewest and the most."""
+
+# A bucket, and parts of a prefix none of which is empty or leads out.
+_BUCKET_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_][A-Za-z0-9_.+=-]*)*/?")
 
 
 class DataParams(_Section):
@@ -211,12 +215,20 @@ class StorageParams(_Section):
     """Where run state lives while a run is under way."""
 
     url: str = Field(min_length=1)
-    """A folder that all hosts see, absolute or relative to the project."""
+    """A folder that all hosts see, absolute or relative to the project; or a prefix of an object store,
+    `s3://bucket/prefix`, whose endpoint and credentials come from the environment or from the hosts' roles."""
 
     @model_validator(mode="after")
     def _check(self) -> StorageParams:
-        if "://" in self.url:
-            raise ValueError(f"url is {self.url!r}; allowed: a folder that all hosts see")
+        allowed = "allowed: a folder that all hosts see, or s3://bucket/prefix"
+        if "://" not in self.url:
+            return self
+        if "@" in self.url or "?" in self.url:  # not shown: it may be a password
+            raise ValueError(
+                f"url holds more than a bucket and a prefix; {allowed}, with credentials in the environment"
+            )
+        if not _BUCKET_URL.fullmatch(self.url):
+            raise ValueError(f"url is {self.url!r}; {allowed}")
         return self
 
 

@@ -14,8 +14,9 @@ from pipeline.label_curves import error_against_labels
 from pipeline.progress import Log
 from pipeline.published import PUBLISHED
 from pipeline.results_table import Results, finished, write_results
+from pipeline.storage import Storage
 from pipeline.summary import write_summary
-from pipeline.trials import Trial, TrialResult, is_finished, read_result
+from pipeline.trials import Trial, TrialResult, finished_result, name_of_trial
 
 COLUMNS = (
     "method", "labels", "seed", "test_error_pct", "val_error_pct", "val_bound_nats", "epochs", "steps",
@@ -25,7 +26,7 @@ COLUMNS = (
 
 def publish(
     trials: Sequence[Trial],
-    store: Path,
+    storage: Storage,
     failures: dict[str, str],
     out: Path,
     log: Log,
@@ -46,17 +47,17 @@ def publish(
     rows: list[dict[str, Any]] = []
     measured: list[tuple[Trial, dict[str, float]]] = []
     for trial in trials:
-        folder = store / trial.job.fingerprint
         # An older result with other measures is not what was asked for.
-        if is_finished(folder, asked):
-            result = read_result(folder / "result.json")
+        result = finished_result(storage, trial.job.fingerprint, asked)
+        if result is not None:
             measures = result.measures if asked else {}
             measured.append((trial, measures))
             rows.append(_row(trial, result) | measures)
         else:
             error = failures.get(trial.job.fingerprint, "did not run")
             about = f"{trial.method}, {trial.labels} labels, seed {trial.seed}"
-            log(f"sweep: FAILED {about}: {error}; log in {folder / 'error.log'}")
+            where = storage.where(f"{name_of_trial(trial.job.fingerprint)}/error.log")
+            log(f"sweep: FAILED {about}: {error}; log in {where}")
             rows.append(_cell(trial) | {"status": "failed", "error": error})
     if not finished(rows):
         raise TrainingError(f"all {len(rows)} trials of the sweep failed; the first: {rows[0]['error']}")

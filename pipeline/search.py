@@ -9,9 +9,10 @@ Suggestions depend on the order in which trials end. With one trial at a time th
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ from typing import Any
 import yaml
 
 from pipeline.cluster import check_resources, ray_cluster
-from pipeline.errors import ParamsError, TrainingError
+from pipeline.errors import ParamsError, ResourceError, TrainingError
 from pipeline.files import atomic_file, sha256_file
 from pipeline.fingerprint import fingerprint
 from pipeline.grid_params import SearchDimension, SearchParams
 from pipeline.jobs import choose_reading, make_job, shards_folder
 from pipeline.labels import labels_per_class
+from pipeline.locks import alone
 from pipeline.loop import Job, Trainer
 from pipeline.methods import METHODS, apply_method
 from pipeline.overlay import dotted, merged, nested, set_params
@@ -34,8 +36,10 @@ from pipeline.params import Params, parse_params
 from pipeline.progress import Log, say, time_left
 from pipeline.sessions import TrialSession
 from pipeline.shards import read_manifest
-from pipeline.sweep import alone, end_when_interrupted, pack
+from pipeline.storage import Storage, open_storage
+from pipeline.sweep import end_when_interrupted, pack
 from pipeline.training_data import TRAINING_SPLITS, check_shards
+from pipeline.travel import fetch_manifest, shards_for_workers, with_cache
 
 _METRICS = {"val_error": "min", "val_nll": "min", "val_bound": "max"}
 _TRAIN = ("train.learning_rate", "train.batch_size", "train.warmup_steps")
@@ -77,10 +81,11 @@ def search(params: Params, project: Path, log: Log) -> Path:
         labels_per_class(settings.label_count, manifest.splits["train"].class_counts, settings.seed)
     except ParamsError as error:
         raise ParamsError(str(error).replace("labels.count", "search.label_count", 1)) from error
-    store = (project / params.storage.url).resolve() / "search"
-    with alone(store.parent / "search.lock", "search"):
+    storage = open_storage(params.storage.url, project, tell=lambda line: log(f"search: {line}"))
+    storage.check()
+    with alone(storage, "search"):
         check_shards(folder, manifest, TRAINING_SPLITS, choose_reading(params.reader, project, manifest))
-        tried = _run(params, project, store, log)
+        tried = _run(params, project, storage, log)
         best = best_of(tried, settings)
         out = project / "results" / "search"
         _write_trials(out / "trials.csv", tried, settings)
@@ -138,8 +143,12 @@ def best_of(tried: list[Tried], settings: SearchParams) -> Tried:
     return min(whole, key=lambda trial: sign * trial.metrics[settings.metric])
 
 
-def trial_job(raw: dict[str, Any], values: dict[str, Any], project: Path) -> Job:
-    """The run of one suggestion: params with its values, and the search's method, labels, seed and epochs."""
+def trial_job(raw: dict[str, Any], values: dict[str, Any], project: Path, shards: Path | None = None) -> Job:
+    """The run of one suggestion: params with its values, and the search's method, labels, seed and epochs.
+
+    Args:
+        shards: their folder, where it is not the project's.
+    """
     settings = raw["search"]
     changes = merged(merged(raw, nested(values)), {"train": {"epochs": settings["epochs"]}})
     return make_job(
@@ -149,6 +158,7 @@ def trial_job(raw: dict[str, Any], values: dict[str, Any], project: Path) -> Job
         label_count=settings["label_count"],
         seed=settings["seed"],
         world_size=1,
+        shards=shards,
     )
 
 
@@ -161,20 +171,26 @@ class _SearchSession(TrialSession):
         tune.report({"epoch": int(metrics["epoch"])} | {name: metrics[name] for name in _METRICS if name in metrics})
 
 
-def _trial(values: dict[str, Any], raw: dict[str, Any], project: str) -> None:
-    """What Tune runs for each suggestion."""
-    job = trial_job(raw, values, Path(project))
-    # Nothing is kept of a trial: it is short, and one that is cut off starts again.
-    Trainer(job, _SearchSession(Path("nothing is restored"), job)).run()
+def _trial(values: dict[str, Any], raw: dict[str, Any], project: str, shards: str) -> None:
+    """What Tune runs for each suggestion. `shards`: see `pipeline.travel.shards_for_workers`."""
+    with tempfile.TemporaryDirectory() as folder:
+        if shards:
+            fetch_manifest(shards, Path(folder))
+            job = with_cache(trial_job(raw, values, Path(project), Path(folder)))
+        else:
+            job = trial_job(raw, values, Path(project))
+        # Nothing is kept of a trial: it is short, and one that is cut off starts again.
+        Trainer(job, _SearchSession(Path("nothing is restored"), job)).run()
 
 
-def _run(params: Params, project: Path, store: Path, log: Log) -> list[Tried]:
+def _run(params: Params, project: Path, storage: Storage, log: Log) -> list[Tried]:
     settings, raw = params.search, params.model_dump(mode="json")
     # Tune goes on by name alone: the name must say all that a trial's numbers depend on.
     identity = {name: raw[name] for name in ("model", "objective", "reader", "search", "train", "evaluate")}
     identity["manifest"] = sha256_file(shards_folder(params, project) / "manifest.json")
     name = fingerprint(identity)
     threads, device = params.train.threads_per_worker, params.train.device
+    shards = shards_for_workers(shards_folder(params, project), storage, log)
     with ray_cluster() as resources:
         from ray import tune
 
@@ -182,23 +198,25 @@ def _run(params: Params, project: Path, store: Path, log: Log) -> list[Tried]:
         check_resources(resources, workers=1, threads=threads, device=device)
         packing = pack(resources, threads=threads, device=device, max_concurrent=params.sweep.max_concurrent)
         trainable = tune.with_resources(
-            tune.with_parameters(_trial, raw=raw, project=str(project.resolve())), packing.per_trial
+            tune.with_parameters(_trial, raw=raw, project=str(project.resolve()), shards=shards), packing.per_trial
         )
-        path = str(store / name)
-        if tune.Tuner.can_restore(path):
-            log(f"search: going on with {path}")
-            tuner = tune.Tuner.restore(path, trainable=trainable, restart_errored=True)
+        place = storage.for_ray(f"search/{name}")
+        path, files = place["storage_path"], place.get("storage_filesystem")
+        if tune.Tuner.can_restore(path, files):
+            log(f"search: going on with {storage.where(f'search/{name}')}")
+            tuner = tune.Tuner.restore(path, trainable=trainable, restart_errored=True, storage_filesystem=files)
         else:
             log(f"search: {settings.num_trials} trials of up to {settings.epochs} epochs")
-            tuner = _tuner(trainable, settings, packing.concurrent, store, name, log)
+            tuner = _tuner(trainable, settings, packing.concurrent, storage, name)
         grid = tuner.fit()
         tried = [_tried(grid[i], settings) for i in range(len(grid))]
     if any(trial.status == "finished" for trial in tried):
-        shutil.rmtree(store, ignore_errors=True)
+        with contextlib.suppress(ResourceError):
+            storage.remove("search")
     return tried
 
 
-def _tuner(trainable: Any, settings: SearchParams, concurrent: int, store: Path, name: str, log: Log) -> Any:
+def _tuner(trainable: Any, settings: SearchParams, concurrent: int, storage: Storage, name: str) -> Any:
     import optuna
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
@@ -251,7 +269,7 @@ def _tuner(trainable: Any, settings: SearchParams, concurrent: int, store: Path,
             ),
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(name=name, storage_path=str(store), verbose=0, callbacks=[Watcher()]),
+        run_config=tune.RunConfig(name=name, **storage.for_ray("search"), verbose=0, callbacks=[Watcher()]),
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ie_model.objective import SINGLE
 from pipeline.files import atomic_folder
 from pipeline.loop import Job
+from pipeline.storage import Storage
 
 
 class TrialSession:
@@ -48,3 +49,40 @@ class TrialSession:
         with contextlib.suppress(Exception):
             if self._queue is not None:
                 self._queue.put_nowait(item)
+
+
+class StoredSession(TrialSession):
+    """A trial of one rank that keeps its last checkpoint in an object store; see `TrialSession`.
+
+    Nothing can be renamed there: each epoch's checkpoint has a name of its own, and goes when the next one is whole.
+    """
+
+    _LAST = "progress.json"
+
+    def __init__(self, storage: Storage, name: str, job: Job, queue: Any = None) -> None:
+        super().__init__(Path(), job, queue)
+        self._storage, self._name = storage, name
+
+    @contextlib.contextmanager
+    def restore(self) -> Iterator[Path | None]:
+        whole = [file for file in self._storage.files(self._name) if file.endswith(f"/{self._LAST}")]
+        if not whole:
+            yield None
+            return
+        with self._storage.at_hand(f"{self._name}/{max(whole).partition('/')[0]}") as folder:
+            yield folder
+
+    def report(self, metrics: dict[str, float], write_checkpoint: Callable[[Path], None]) -> None:
+        before = {file.partition("/")[0] for file in self._storage.files(self._name)}
+        new = f"epoch-{int(metrics['epoch']):06d}"
+        with self._storage.filling(f"{self._name}/{new}", self._LAST) as part:
+            write_checkpoint(part)
+        for old in before - {new}:
+            self._storage.remove(f"{self._name}/{old}")
+
+
+def trial_session(storage: Storage, name: str, job: Job, queue: Any = None) -> TrialSession:
+    """The session of a trial that keeps its last checkpoint as `name`."""
+    if storage.remote:
+        return StoredSession(storage, name, job, queue)
+    return TrialSession(Path(storage.where(name)), job, queue)

@@ -10,26 +10,27 @@ import contextlib
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from pipeline.cluster import queue_here, ray_cluster, wait_for_workers
-from pipeline.errors import ResourceError
 from pipeline.jobs import choose_reading, shards_folder
+from pipeline.judge import oracle_at_hand
+from pipeline.locks import alone
 from pipeline.loop import Job
-from pipeline.oracle import oracle_folder
 from pipeline.params import Params
 from pipeline.progress import Log, listening
 from pipeline.provenance import commit
 from pipeline.publish import publish
 from pipeline.shards import read_manifest
+from pipeline.storage import Storage, open_storage
 from pipeline.sweep_progress import Watcher
 from pipeline.training_data import check_shards
-from pipeline.trials import Task, Trial, is_finished, measured_as, plan_trials, run_trial
+from pipeline.travel import shards_for_workers
+from pipeline.trials import Task, Trial, finished_result, measured_as, name_of_trial, plan_trials, run_trial
 
 # Trials on one GPU where sweep.max_concurrent leaves it open.
 _AUTO_PER_GPU = 4
@@ -50,42 +51,26 @@ def sweep(params: Params, project: Path, log: Log, *, fresh: bool = False, out: 
     folder = shards_folder(params, project)
     manifest = read_manifest(folder)
     trials = plan_trials(params, project, manifest)
-    store = (project / params.storage.url).resolve() / "trials"
-    with alone(store.parent / "sweep.lock", "sweep"):
+    storage = open_storage(
+        params.storage.url,
+        project,
+        patience_s=params.train.timeout_s / 2,
+        tell=lambda line: log(f"sweep: {line}"),
+    )
+    storage.check()
+    with alone(storage, "sweep"):
         check_shards(folder, manifest, ("train", "val", "test"), choose_reading(params.reader, project, manifest))
         if fresh:
             for trial in trials:
-                shutil.rmtree(store / trial.job.fingerprint, ignore_errors=True)
+                storage.remove(name_of_trial(trial.job.fingerprint))
         asked = measured_as(params)
-        waiting = [trial for trial in trials if not is_finished(store / trial.job.fingerprint, asked)]
+        waiting = [trial for trial in trials if finished_result(storage, trial.job.fingerprint, asked) is None]
         log(f"sweep: {len(trials)} trials, {len(trials) - len(waiting)} already finished")
-        failures = _run(waiting, store, params, project, log) if waiting else {}
+        failures = _run(waiting, storage, params, project, log) if waiting else {}
         out = out or project / "results" / "sweep"
         baseline = params.sweep.baseline or params.sweep.methods[0]
-        publish(trials, store, failures, out, log, asked=asked, source=params.data.source, baseline=baseline)
+        publish(trials, storage, failures, out, log, asked=asked, source=params.data.source, baseline=baseline)
     return out
-
-
-@contextlib.contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
-    """Holds a lock for the length of a stage; the system lets go of it when the process dies, however that happens.
-
-    Raises:
-        ResourceError: another process holds it.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise ResourceError(
-            f"another {what} is under way on this storage ({path} is locked); wait for it, or set storage.url to "
-            "another folder"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def end_when_interrupted() -> None:
@@ -121,14 +106,16 @@ def pack(resources: dict[str, float], *, threads: int, device: str, max_concurre
     return Packing(concurrent, per_trial | {"GPU": math.floor(10_000 / on_one) / 10_000})
 
 
-def _run(trials: list[Trial], store: Path, params: Params, project: Path, log: Log) -> dict[str, str]:
+def _run(trials: list[Trial], storage: Storage, params: Params, project: Path, log: Log) -> dict[str, str]:
     """Runs trials through Ray Tune; returns the errors of those that failed, by fingerprint."""
     threads, device = params.train.threads_per_worker, params.train.device
-    store.mkdir(parents=True, exist_ok=True)
     settings = params.evaluate if params.sweep.measures == "all" else None
-    # Before the trials, which would each train one for itself.
-    oracle = str(oracle_folder(params, project, log)) if settings is not None else ""
-    with ray_cluster():
+    shards, oracle = shards_for_workers(shards_folder(params, project), storage, log), ""
+    if settings is not None:
+        # Before the trials, which would each train one for itself.
+        with oracle_at_hand(params, project, storage, log) as (oracle, _):
+            pass
+    with ray_cluster(), _tunes_folder(storage) as folder:
         # Not before: what Ray reads from the environment when it is imported is set by then.
         from ray import tune
 
@@ -136,7 +123,17 @@ def _run(trials: list[Trial], store: Path, params: Params, project: Path, log: L
         resources = wait_for_workers(1, threads, params.train.device, log)
         packing = pack(resources, threads=threads, device=device, max_concurrent=params.sweep.max_concurrent)
         queue = queue_here()
-        task = Task(str(store), queue, settings, oracle, measured_as(params), params.sweep.retries, commit(project))
+        task = Task(
+            storage=storage.url,
+            patience_s=params.train.timeout_s / 2,
+            shards=shards,
+            queue=queue,
+            settings=settings,
+            oracle=oracle,
+            measured_as=measured_as(params),
+            retries=params.sweep.retries,
+            commit=commit(project),
+        )
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, task=task), packing.per_trial),
             param_space={"job": tune.grid_search([trial.job.model_dump_json() for trial in trials])},
@@ -144,7 +141,7 @@ def _run(trials: list[Trial], store: Path, params: Params, project: Path, log: L
             tune_config=tune.TuneConfig(max_concurrent_trials=packing.concurrent, reuse_actors=True),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(store.parent),
+                storage_path=str(folder),
                 verbose=0,
                 # Of a trial whose worker or host is lost: it starts again elsewhere, from its last checkpoint. What is
                 # raised inside it is tried again by the trial itself.
@@ -158,12 +155,24 @@ def _run(trials: list[Trial], store: Path, params: Params, project: Path, log: L
                 grid = tuner.fit()
         finally:
             watcher.close()
-        # Tune's own record of the grid is of no further use: results lie beside it, by fingerprint.
-        shutil.rmtree(store.parent / "tune", ignore_errors=True)
-    return _failures(grid, store)
+    return _failures(grid, storage)
 
 
-def _failures(grid: Any, store: Path) -> dict[str, str]:
+@contextlib.contextmanager
+def _tunes_folder(storage: Storage) -> Iterator[Path]:
+    """Where Tune keeps its own record of the grid while it runs: of no further use, results lie in the storage.
+
+    Only the driver writes there, and trials report no checkpoints to Tune: any folder of this host will do.
+    """
+    with contextlib.ExitStack() as stack:
+        if storage.remote:
+            yield Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+        else:
+            yield Path(storage.url)
+            shutil.rmtree(Path(storage.url) / "tune", ignore_errors=True)
+
+
+def _failures(grid: Any, storage: Storage) -> dict[str, str]:
     """Errors by fingerprint, of trials that failed and of trials whose worker was lost."""
     failures = {}
     for result in (grid[i] for i in range(len(grid))):
@@ -171,9 +180,7 @@ def _failures(grid: Any, store: Path) -> dict[str, str]:
         name = Job.model_validate_json((result.config or {})["job"]).fingerprint
         if result.error is not None:
             failures[name] = " ".join(str(result.error).split())[-300:]
-            log = store / name / "error.log"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(f"{result.error}\n")
+            storage.write(f"{name_of_trial(name)}/error.log", f"{result.error}\n".encode())
         elif "error" in metrics:
             failures[name] = str(metrics["error"])
     return failures

@@ -87,7 +87,9 @@ class Watcher:
         self._meter = Meter("sweep", len(trials), "trials", every_s=30.0)
 
     def __call__(self, item: dict[str, Any]) -> None:
-        if "finished" in item:
+        if "waiting" in item:
+            self._log(f"sweep: {item['waiting']}")
+        elif "finished" in item:
             result = TrialResult.model_validate(item["finished"])
             self._end(result.fingerprint, f"{_outcome(result)} ({time_left(result.seconds)} min)")
         elif "failed" in item:

@@ -7,6 +7,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -30,7 +31,9 @@ from pipeline.params import Params
 from pipeline.progress import Log, Meter, listening, time_left
 from pipeline.ranks import connect_ranks
 from pipeline.shards import Manifest, read_manifest
+from pipeline.storage import Storage, open_storage
 from pipeline.training_data import TRAINING_SPLITS, check_shards
+from pipeline.travel import at_hand, shards_for_workers
 
 # How often an elastic run looks for room for more workers, seconds. Each time that it grows, it starts again from the
 # last checkpoint.
@@ -49,7 +52,9 @@ def train(params: Params, project: Path, log: Log) -> Path:
         TrainingError: the run failed.
     """
     job, manifest = prepare(params, project, log)
-    storage = (project / params.storage.url).resolve()
+    storage = open_storage(params.storage.url, project, tell=lambda line: log(f"train: {line}"))
+    storage.check()
+    shards = shards_for_workers(Path(job.shards), storage, log)
     # Set before Ray starts, so that workers inherit it: a rank that waits in vain for another then says so.
     os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(params.train.timeout_s)
     low, high = params.train.worker_range
@@ -60,10 +65,11 @@ def train(params: Params, project: Path, log: Log) -> Path:
             f"{low if low == high else f'{low} to {high}'} worker(s) on {params.train.device}, run {job.fingerprint}"
         )
         out = project / "results" / "train"
-        with _fit(job, params, storage, log) as finished:
+        with _fit(job, params, storage, shards, log) as finished:
             _publish(finished, out, job)
     # Only now: until the artifact is in place, the run state is what a repeated `train` goes on from.
-    shutil.rmtree(storage / _run_name(job), ignore_errors=True)
+    with contextlib.suppress(ResourceError, OSError):
+        storage.remove(_run_name(job))
     metrics = read_json(out / "metrics.json", "training metrics")
     log(f"train: {_summary(metrics)}{time_left(metrics_seconds(out))} min; model in {out / 'model'}")
     return out
@@ -89,29 +95,34 @@ def _run_name(job: Job) -> str:
 
 
 @contextlib.contextmanager
-def _fit(job: Job, params: Params, storage: Path, log: Log) -> Iterator[Path]:
-    """Runs to the end; yields the last checkpoint's folder."""
+def _fit(job: Job, params: Params, storage: Storage, shards: str, log: Log) -> Iterator[Path]:
+    """Runs to the end; yields the last checkpoint's folder, on this host's disk.
+
+    Args:
+        shards: see `pipeline.travel.shards_for_workers`.
+    """
     # The declared types of these are those of the older Ray Train.
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     cuda = params.train.device == "cuda"
     queue = queue_here()
-    run = storage / _run_name(job)
-    config = {"job": job.model_dump_json(), "queue": queue, "run": str(run), "timeout_s": params.train.timeout_s}
+    run, timeout_s = _run_name(job), params.train.timeout_s
+    config = {"job": job.model_dump_json(), "queue": queue, "timeout_s": timeout_s, "shards": shards}
+    config |= {"storage": storage.url, "run": run, "start": find_start(storage, run, log)}
     trainer = TorchTrainer(
         cast(Any, train_worker),  # declared without a return value, which Ray Train returns all the same
-        train_loop_config=config | {"start": find_start(run, log)},
+        train_loop_config=config,
         scaling_config=cast(Any, ScalingConfig)(
             num_workers=params.train.num_workers,
             elastic_resize_monitor_interval_s=_RESIZE_INTERVAL_S,
             use_gpu=cuda,
             resources_per_worker={"CPU": params.train.threads_per_worker} | ({"GPU": 1} if cuda else {}),
         ),
-        torch_config=TorchConfig(backend="nccl" if cuda else "gloo", timeout_s=params.train.timeout_s),
+        torch_config=TorchConfig(backend="nccl" if cuda else "gloo", timeout_s=timeout_s),
         run_config=RunConfig(
-            name=_run_name(job),
-            storage_path=str(storage),
+            name=run,
+            **storage.for_ray(),
             # Hosts that a cloud takes back with notice count apart and without limit, by Ray's default.
             failure_config=cast(Any, FailureConfig)(
                 max_failures=params.train.max_failures, relax_collectives_on_preemption=True
@@ -133,30 +144,35 @@ def _fit(job: Job, params: Params, storage: Path, log: Log) -> Iterator[Path]:
     if failure := returned.get("error"):
         raise TrainingError(failure)
     if result.checkpoint is None:
-        raise TrainingError(f"run {job.fingerprint} ended without a checkpoint in {storage}")
-    with result.checkpoint.as_directory() as folder:
-        yield Path(folder)
+        raise TrainingError(f"run {job.fingerprint} ended without a checkpoint in {storage.url}")
+    with storage.at_hand(f"{run}/{Path(result.checkpoint.path).name}") as folder:
+        yield folder
 
 
-def find_start(run: Path, log: Log) -> str | None:
-    """Where to start if Ray's record of the run's checkpoints cannot be read: the newest checkpoint's folder.
+def find_start(storage: Storage, run: str, log: Log) -> str | None:
+    """Where to start if Ray's record of the run's checkpoints cannot be read: the newest whole checkpoint's name.
 
     Ray writes the record in place: a head that loses its power meanwhile leaves half of it, which Ray then refuses.
     Checkpoints themselves appear whole or not at all.
     """
-    record = run / "checkpoint_manager_snapshot.json"
-    try:
-        known = json.loads(record.read_text())["checkpoint_results"]
-        if all((run / item["checkpoint_dir_name"]).is_dir() for item in known):
-            return None
-    except FileNotFoundError:
+    name = f"{run}/checkpoint_manager_snapshot.json"
+    record = storage.read(name)
+    if record is None:
         return None
+    whole = [file.partition("/")[0] for file in storage.files(run) if re.fullmatch(f"checkpoint_[^/]*/{_LAST}", file)]
+    try:
+        if all(item["checkpoint_dir_name"] in whole for item in json.loads(record)["checkpoint_results"]):
+            return None
     except (ValueError, KeyError, TypeError):
         pass  # half written
-    whole = sorted(path.parent for path in run.glob("checkpoint_*/progress.json"))
-    log(f"train: Ray's record in {run} is damaged; going on from {whole[-1].name if whole else 'the start'}")
-    record.unlink()
-    return str(whole[-1]) if whole else None
+    newest = max(whole, default=None)
+    log(f"train: Ray's record in {storage.where(run)} is damaged; going on from {newest or 'the start'}")
+    storage.remove(name)
+    return newest
+
+
+# Of a checkpoint's files, the one that an object store gets last.
+_LAST = "progress.json"
 
 
 # What is published of an epoch's row, and the unit that its name ends in.
@@ -210,15 +226,21 @@ class _Watcher:
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What Ray Train runs on each worker."""
-    session = RaySession(config["queue"], Path(config["run"]), config["timeout_s"], config["start"])
-    job = Job.model_validate_json(config["job"])
+    # It does not wait itself: `RaySession.upload` does, and says so.
+    storage, run = open_storage(config["storage"], patience_s=0), config["run"]
+    session = RaySession(config["queue"], storage, run, config["timeout_s"], config["start"])
     if blind := session.count_blind():
+        if storage.remote:
+            must = "the role of each host, or the credentials in its environment, must be allowed to read there"
+        else:
+            must = "on a cluster, storage.url must be a folder that all hosts see at the same path"
         return {
-            "unshared": f"{blind} of {session.world_size} workers do not see the run's folder {config['run']}: on a "
-            "cluster, storage.url must be a folder that all hosts see at the same path; `ie doctor` names the hosts"
+            "unshared": f"{blind} of {session.world_size} workers do not see the run's folder {storage.where(run)}: "
+            f"{must}; `ie doctor` names the hosts"
         }
     try:
-        Trainer(job, session).run()
+        with at_hand(Job.model_validate_json(config["job"]), config["shards"]) as job:
+            Trainer(job, session).run()
     except TrainingError as error:
         # Every rank sees the same sums and so the same error: returned, not raised, because no restart can mend it.
         return {"error": str(error)}
@@ -235,22 +257,29 @@ def _is_full(error: BaseException) -> bool:
 class RaySession:
     """A rank of a Ray Train run; see `pipeline.loop.Session`."""
 
-    def __init__(self, queue: Any, run: Path, timeout_s: float, start: str | None) -> None:
+    def __init__(self, queue: Any, storage: Storage, run: str, timeout_s: float, start: str | None) -> None:
+        """
+        Args:
+            run: name of the run's folder in the storage.
+            start: name, in it, of the checkpoint to start from where Ray knows none.
+        """
         import ray.train
         import ray.train.torch
 
         self._train: Any = ray.train
-        self._queue, self._run, self._start = queue, run, start
+        self._queue, self._storage, self._run, self._start = queue, storage, run, start
         # Half: the other ranks wait for a report as long as timeout_s.
         self._storage_wait_s = timeout_s / 2
         context = ray.train.get_context()
+        # Ray takes a checkpoint only from the very file system that it was given.
+        self._files = context.get_storage().storage_filesystem
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self.ranks = connect_ranks()
 
     def count_blind(self) -> int:
         """Ranks, of all, that do not see the run's folder: none of them must go on without the others."""
-        blind = torch.tensor([0.0 if self._run.is_dir() else 1.0], device=self.device)
+        blind = torch.tensor([0.0 if self._storage.sees(self._run) else 1.0], device=self.device)
         return int(self.all_reduce(blind).item())
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -271,11 +300,12 @@ class RaySession:
     @contextlib.contextmanager
     def restore(self) -> Iterator[Path | None]:
         checkpoint = self._train.get_checkpoint()
-        if checkpoint is None:
-            yield Path(self._start) if self._start else None
+        name = self._start if checkpoint is None else Path(checkpoint.path).name
+        if name is None:
+            yield None
             return
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
+        with self._storage.at_hand(f"{self._run}/{name}") as folder:
+            yield folder
 
     def report(self, metrics: dict[str, float], write_checkpoint: Callable[[Path], None]) -> None:
         if self.rank != 0:
@@ -292,20 +322,21 @@ class RaySession:
         deadline, wait = time.monotonic() + self._storage_wait_s, 0.5
         while True:
             try:
-                if not self._run.is_dir():  # a mount that is gone: what is made here now would be lost
-                    raise FileNotFoundError(errno.ENOENT, "the run's folder is gone", str(self._run))
-                with atomic_folder(self._run / name) as part:
-                    shutil.copytree(checkpoint.path, part, dirs_exist_ok=True)
-                return self._train.Checkpoint.from_directory(str(self._run / name))
+                # A mount that is gone: what is made here now would be lost.
+                if not self._storage.remote and not self._storage.sees(self._run):
+                    raise FileNotFoundError(errno.ENOENT, "the run's folder is gone", self._storage.where(self._run))
+                self._storage.put(Path(checkpoint.path), f"{self._run}/{name}", _LAST)
+                path: str = self._storage.for_ray(f"{self._run}/{name}")["storage_path"]
+                return self._train.Checkpoint(path, self._files)
             except (OSError, ResourceError) as error:
                 if _is_full(error):
                     raise
                 if time.monotonic() + wait > deadline:
                     raise ResourceError(
-                        f"storage at {self._run.parent} could not be written to for {self._storage_wait_s:.0f} s "
+                        f"storage at {self._storage.url} could not be written to for {self._storage_wait_s:.0f} s "
                         f"({error}); when it is back, the same command goes on from the last checkpoint"
                     ) from error
-            self._tell({"waiting": f"storage at {self._run.parent} cannot be written to; trying again"})
+            self._tell({"waiting": f"storage at {self._storage.url} cannot be written to; trying again"})
             time.sleep(wait)
             wait = min(2 * wait, 10.0)
 

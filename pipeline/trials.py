@@ -8,8 +8,8 @@ What a finished trial measured lies in the storage folder under the trial's fing
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import shutil
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,7 @@ from threadpoolctl import threadpool_limits
 from ie_model.artifact import Artifact, save_artifact
 from ie_model.inference import classify, collect, in_batches
 from ie_model.measures import error_rate
-from pipeline.errors import DataError, ParamsError, TrainingError
-from pipeline.files import atomic_folder, read_json, write_json
+from pipeline.errors import DataError, ParamsError, ResourceError, TrainingError
 from pipeline.fingerprint import MEASURING, fingerprint
 from pipeline.jobs import make_job
 from pipeline.labels import choose_labelled, labels_per_class
@@ -34,9 +33,11 @@ from pipeline.models import read_model
 from pipeline.params import EvaluateParams, Params
 from pipeline.provenance import hardware
 from pipeline.scoring import measure_model
-from pipeline.sessions import TrialSession
+from pipeline.sessions import TrialSession, trial_session
 from pipeline.shards import Manifest, read_manifest
+from pipeline.storage import Storage, open_storage, read_record, write_record
 from pipeline.training_data import read_split
+from pipeline.travel import at_hand
 
 
 class TrialResult(BaseModel):
@@ -81,13 +82,21 @@ class Trial:
 class Task:
     """What all trials of a sweep share; travels to the workers."""
 
-    store: str
+    storage: str
+    """Its url."""
+
+    patience_s: float
+    """How long an object store that does not answer is asked again, seconds."""
+
+    shards: str
+    """See `pipeline.travel.shards_for_workers`."""
+
     queue: Any
     settings: EvaluateParams | None
     """Of every measure; None asks for the error of the classifier alone."""
 
     oracle: str
-    """Folder of the oracle that judges swaps."""
+    """Name, in the storage, of the oracle that judges swaps."""
 
     measured_as: str
     retries: int
@@ -128,18 +137,27 @@ def measured_as(params: Params) -> str:
     return fingerprint({"evaluate": params.evaluate.model_dump(mode="json")}, MEASURING)
 
 
-def is_finished(folder: Path, asked: str) -> bool:
-    """Whether a trial's result is there, with the measures that are asked for."""
-    path = folder / "result.json"
-    return path.is_file() and asked in ("", read_result(path).measured_as)
+def name_of_trial(fingerprint: str) -> str:
+    """Of its folder in the storage."""
+    return f"trials/{fingerprint}"
 
 
-def read_result(path: Path) -> TrialResult:
-    """What a finished trial left. Raises DataError where it is damaged or of another version."""
+def finished_result(storage: Storage, fingerprint: str, asked: str) -> TrialResult | None:
+    """What a trial left; None where it is not finished, or lacks the measures that are asked for.
+
+    Raises:
+        DataError: it is damaged or of another version.
+    """
+    name = f"{name_of_trial(fingerprint)}/result.json"
+    record = read_record(storage, name, "a trial's result")
+    if record is None:
+        return None
     try:
-        return TrialResult.model_validate(read_json(path, "a trial's result"))
+        result = TrialResult.model_validate(record)
     except ValueError as error:
-        raise DataError(f"{path} was written by another version or is damaged; remove its folder") from error
+        where = storage.where(name)
+        raise DataError(f"{where} was written by another version or is damaged; remove its folder") from error
+    return result if asked in ("", result.measured_as) else None
 
 
 def run_trial(config: dict[str, Any], task: Task) -> None:
@@ -151,40 +169,50 @@ def run_trial(config: dict[str, Any], task: Task) -> None:
     from ray import tune
 
     job = Job.model_validate_json(config["job"])
-    folder = Path(task.store) / job.fingerprint
-    log = folder / "error.log"
-    log.unlink(missing_ok=True)
-    session = TrialSession(folder / "checkpoint", job, task.queue)
+    name = name_of_trial(job.fingerprint)
+    log, written = f"{name}/error.log", ""
+    storage = open_storage(task.storage, patience_s=task.patience_s, tell=lambda line: session.tell({"waiting": line}))
+    session = trial_session(storage, f"{name}/checkpoint", job, task.queue)
     session.tell({"fingerprint": job.fingerprint, "share": 0.0})
+    with contextlib.suppress(ResourceError):
+        storage.remove(log)
     for attempt in range(1 + task.retries):
         try:
-            result = _attempt(job, session, folder, task)
+            result = _attempt(job, session, storage, task)
+            write_record(storage, f"{name}/result.json", result.model_dump())
             break
         except Exception as error:
-            folder.mkdir(parents=True, exist_ok=True)
-            with log.open("a") as file:
-                file.write(f"attempt {attempt + 1} of {1 + task.retries}\n{traceback.format_exc()}\n")
-            if isinstance(error, DataError):
-                # The checkpoint may be what cannot be read.
-                shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+            written += f"attempt {attempt + 1} of {1 + task.retries}\n{traceback.format_exc()}\n"
+            with contextlib.suppress(ResourceError):
+                storage.write(log, written.encode())
+                if isinstance(error, DataError):
+                    # The checkpoint may be what cannot be read.
+                    storage.remove(f"{name}/checkpoint")
             text = f"{type(error).__name__}: {' '.join(str(error).split())}"
             if attempt == task.retries or isinstance(error, (TrainingError, ParamsError)):
                 session.tell({"failed": job.fingerprint, "error": text})
                 tune.report({"error": text})
                 return
             session.tell({"again": job.fingerprint, "error": text})
-    write_json(folder / "result.json", result.model_dump())
-    log.unlink(missing_ok=True)
+    with contextlib.suppress(ResourceError):
+        storage.remove(log)
     session.tell({"finished": result.model_dump()})
     tune.report({"finished": 1})
 
 
-def _attempt(job: Job, session: TrialSession, folder: Path, task: Task) -> TrialResult:
+def _attempt(job: Job, session: TrialSession, storage: Storage, task: Task) -> TrialResult:
+    name = name_of_trial(job.fingerprint)
     # Also where the model is there already and no trainer sets them: measuring must not take the other trials' cores.
     torch.set_num_threads(job.threads)
-    with threadpool_limits(job.threads):
-        trained = _train(job, session, folder, task.commit)
-        scored = score(job, read_model(folder / "artifact", job.device), task.settings, task.oracle)
+    with threadpool_limits(job.threads), at_hand(job, task.shards) as here:
+        trained = _train(here, session, storage, task.commit)
+        with storage.at_hand(f"{name}/artifact") as folder:
+            artifact = read_model(folder, job.device)
+        oracle = None
+        if task.settings is not None:
+            with storage.at_hand(task.oracle) as folder:
+                oracle = read_model(folder, job.device)
+        scored = score(here, artifact, task.settings, oracle)
     return TrialResult(
         **trained,
         test_error_pct=scored.get("test_error_classifier_pct"),
@@ -193,13 +221,14 @@ def _attempt(job: Job, session: TrialSession, folder: Path, task: Task) -> Trial
     )
 
 
-def _train(job: Job, session: TrialSession, folder: Path, commit: str) -> dict[str, Any]:
+def _train(job: Job, session: TrialSession, storage: Storage, commit: str) -> dict[str, Any]:
     """Trains unless the trial's model is there already; returns the result's columns that are known by then."""
-    record = folder / "trained.json"
-    if not record.is_file():
+    name = name_of_trial(job.fingerprint)
+    trained: dict[str, Any] | None = read_record(storage, f"{name}/trained.json", "a trial's record")
+    if trained is None:
         trainer = Trainer(job, session)
         last = trainer.run()
-        with atomic_folder(folder / "artifact") as part:
+        with storage.filling(f"{name}/artifact", "config.json") as part:
             save_artifact(part, trainer.artifact())
         trained = {
             "fingerprint": job.fingerprint,
@@ -214,27 +243,25 @@ def _train(job: Job, session: TrialSession, folder: Path, commit: str) -> dict[s
             "hardware": hardware(),
             "commit": commit,
         }
-        write_json(record, trained)
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    result: dict[str, Any] = read_json(record, "a trial's record")
-    return result
+        write_record(storage, f"{name}/trained.json", trained)
+        storage.remove(f"{name}/checkpoint")
+    return trained
 
 
-def score(job: Job, artifact: Artifact, settings: EvaluateParams | None, oracle: str) -> dict[str, float]:
+def score(job: Job, artifact: Artifact, settings: EvaluateParams | None, oracle: Artifact | None) -> dict[str, float]:
     """A trial's model on the test split.
 
     Args:
         settings: of every measure; None asks for the error of the classifier alone.
-        oracle: folder of the oracle that judges swaps.
+        oracle: judges swaps; needed where settings are given.
     """
     folder = Path(job.shards)
     manifest = read_manifest(folder)
     test = read_split(folder, manifest, "test", job.reading)
-    if settings is not None:
+    if settings is not None and oracle is not None:
         train = read_split(folder, manifest, "train", job.reading)
         rows = choose_labelled(train.keys, train.y, manifest.spec.classes, job.label_count, job.label_seed)
-        judge = read_model(Path(oracle), job.device)
-        return flat(measure_model(artifact, train, train.take(rows), test, judge, settings, job.device))
+        return flat(measure_model(artifact, train, train.take(rows), test, oracle, settings, job.device))
     if artifact.model.num_codes == 1:
         return {}
     batches = in_batches(test.x, job.evaluation_batch_size, job.device)

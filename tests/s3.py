@@ -1,4 +1,4 @@
-"""An S3 server on this machine, and a door in front of it that fails when told to."""
+"""An S3 server on this machine, and a door in front of it that fails, or closes for a while, when told to."""
 
 from __future__ import annotations
 
@@ -18,13 +18,18 @@ BUCKET = "shards"
 
 
 class Door(ThreadingHTTPServer):
-    """Passes GET and HEAD requests on to a server; the next ones fail as `failures` says, one after the other."""
+    """Passes requests on to a server; the next ones fail as `failures` says, one after the other.
+
+    `denied` says which methods are denied, `closed` that nobody is served.
+    """
 
     daemon_threads = True
 
     def __init__(self, port: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.port, self.failures, self.requests = port, list[str](), list[str]()
+        self.denied: tuple[str, ...] = ()
+        self.closed = False
 
     @property
     def url(self) -> str:
@@ -39,9 +44,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: Door
 
     def do_GET(self) -> None:
+        sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests.append(f"{self.command} {self.path} {self.headers.get('Range', '')}")
         failure = self.server.failures.pop(0) if self.server.failures else ""
-        if failure == "reset":
+        if self.command in self.server.denied:
+            failure = "403"
+        if failure == "reset" or self.server.closed:
             self.close_connection = True
             return
         if failure:
@@ -51,12 +59,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=20)
         with contextlib.closing(connection):
-            connection.request(self.command, self.path, headers=dict(self.headers))
+            connection.request(self.command, self.path, sent or None, headers=dict(self.headers))
             response = connection.getresponse()
             headers = {k: v for k, v in response.getheaders() if k.lower() not in ("date", "server", "connection")}
             self._answer(response.status, headers, response.read())
 
-    do_HEAD = do_GET
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response(status)
@@ -90,7 +98,11 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     }.items():
         monkeypatch.setenv(name, value)
     try:
-        _client(door).create_bucket(Bucket=BUCKET)
+        # All servers of this process share one memory.
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", door.port, timeout=20)) as connection:
+            connection.request("POST", "/moto-api/reset")
+            connection.getresponse().read()
+        client(door).create_bucket(Bucket=BUCKET)
         yield door
     finally:
         door.shutdown()
@@ -100,11 +112,18 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
 
 def upload(door: Door, folder: Path, prefix: str) -> str:
     """Copies the tars of a folder into the bucket; the location."""
-    client = _client(door)
+    store = client(door)
     for path in sorted(folder.rglob("*.tar")):
-        client.put_object(Bucket=BUCKET, Key=f"{prefix}/{path.relative_to(folder)}", Body=path.read_bytes())
+        store.put_object(Bucket=BUCKET, Key=f"{prefix}/{path.relative_to(folder)}", Body=path.read_bytes())
     return f"s3://{BUCKET}/{prefix}"
 
 
-def _client(door: Door) -> Any:
+def keys(door: Door, prefix: str = "") -> list[str]:
+    """Of all objects whose keys begin so."""
+    pages = client(door).get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    return [item["Key"] for page in pages for item in page.get("Contents", ())]
+
+
+def client(door: Door) -> Any:
+    """Of the server behind the door."""
     return boto3.client("s3", endpoint_url=f"http://127.0.0.1:{door.port}")

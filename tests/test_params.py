@@ -80,7 +80,11 @@ def test_the_shipped_params_are_valid_and_frozen() -> None:
         ("train.batch_size", 255, r"train: batch_size \(255\) must be a multiple of num_workers \(2\)"),
         ("objective.support_min", 12, r"support_max \(10\) must be at least support_min \(12\)"),
         ("objective.prune", 1.0, r"objective\.prune is 1\.0; allowed: less than 1"),
-        ("storage.url", "s3://bucket/x", r"storage: url is 's3://bucket/x'; allowed: a folder"),
+        ("storage.url", "gs://bucket/x", r"storage: url is 'gs://bucket/x'; allowed: a folder .*, or s3://bucket/prefix"),
+        ("storage.url", "s3://", r"storage: url is 's3://'; allowed: a folder .*, or s3://bucket/prefix"),
+        ("storage.url", "s3://bucket//x", r"storage: url is 's3://bucket//x'; allowed: a folder"),
+        ("storage.url", "s3://bucket/../x", r"storage: url is 's3://bucket/../x'; allowed: a folder"),
+        ("storage.url", "s3://k:word@b/x", r"url holds more than a bucket .* with credentials in the env"),
         ("train", [1], r"train is \[1\]; allowed: .*(object|dictionary)"),
     ],
 )  # fmt: skip

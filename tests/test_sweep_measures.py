@@ -19,7 +19,8 @@ from pipeline.loop import Trainer
 from pipeline.oracle import oracle_folder
 from pipeline.params import Params, parse_params
 from pipeline.shards import read_manifest
-from pipeline.trials import Trial, TrialResult, is_finished, measured_as, plan_trials
+from pipeline.storage import Folder
+from pipeline.trials import Trial, TrialResult, finished_result, measured_as, plan_trials
 from tests.project import copy_project, small_params, succeed
 
 ORACLE = {"oracle_steps": 3}
@@ -190,15 +191,18 @@ def test_a_result_is_finished_where_it_holds_the_measures_that_are_asked_for(
     digits_project: Path, tmp_path: Path
 ) -> None:
     trial = trials_of(digits_project, params_with(tmp_path, sweep=GRID))[0]
-    folder = tmp_path / trial.job.fingerprint
-    assert not is_finished(folder, "")
-    keep(tmp_path, trial, "")
-    assert is_finished(folder, "")
-    assert not is_finished(folder, "abc")
-    keep(tmp_path, trial, "abc", ece=0.1)
-    assert is_finished(folder, "abc")
-    assert is_finished(folder, "")
-    assert not is_finished(folder, "abd")
+
+    def is_finished(asked: str) -> bool:
+        return finished_result(Folder(tmp_path), trial.job.fingerprint, asked) is not None
+
+    assert not is_finished("")
+    keep(tmp_path / "trials", trial, "")
+    assert is_finished("")
+    assert not is_finished("abc")
+    keep(tmp_path / "trials", trial, "abc", ece=0.1)
+    assert is_finished("abc")
+    assert is_finished("")
+    assert not is_finished("abd")
 
 
 def published(

@@ -11,9 +11,11 @@ from filelock import FileLock
 
 import pipeline.sweep
 from pipeline.errors import ParamsError, ResourceError
+from pipeline.locks import alone
 from pipeline.params import parse_params
 from pipeline.shards import read_manifest
-from pipeline.sweep import alone, pack, sweep
+from pipeline.storage import Folder
+from pipeline.sweep import pack, sweep
 from pipeline.sweep_progress import Eta
 from pipeline.trials import plan_trials
 from tests.project import small_params
@@ -94,7 +96,7 @@ def test_a_second_sweep_on_the_same_storage_is_refused_and_nothing_is_overwritte
     assert "\n" not in str(caught.value)
     assert (tmp_path / "out" / "table.csv").read_text() == "kept"
     # Once the other one has ended, the lock file that it leaves is no obstacle.
-    with alone(tmp_path / "runs" / "sweep.lock", "sweep"):
+    with alone(Folder(tmp_path / "runs"), "sweep"):
         pass
 
 

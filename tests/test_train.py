@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ResourceError
+from pipeline.storage import Folder
 from pipeline.train import RaySession, find_start
 
 
@@ -31,24 +32,24 @@ def record(run: Path, *names: str) -> Path:
 def test_rays_own_record_of_a_run_is_left_to_ray(tmp_path: Path) -> None:
     checkpoint(tmp_path, "checkpoint_1")
     path = record(tmp_path, "checkpoint_1")
-    assert find_start(tmp_path, _silent) is None
+    assert find_start(Folder(tmp_path.parent), tmp_path.name, _silent) is None
     assert path.exists()
 
 
 def test_a_new_run_starts_at_the_start(tmp_path: Path) -> None:
-    assert find_start(tmp_path / "none", _silent) is None
+    assert find_start(Folder(tmp_path), "none", _silent) is None
 
 
 @pytest.mark.parametrize("damage", ["half", "missing checkpoint"])
 def test_a_damaged_record_is_replaced_by_the_newest_whole_checkpoint(tmp_path: Path, damage: str) -> None:
     checkpoint(tmp_path, "checkpoint_1")
-    newest = checkpoint(tmp_path, "checkpoint_2")
+    checkpoint(tmp_path, "checkpoint_2")
     (tmp_path / ".checkpoint_3.x.part").mkdir()
     path = record(tmp_path, "checkpoint_2", "checkpoint_3")
     if damage == "half":
         path.write_text(path.read_text()[:30])
     lines: list[str] = []
-    assert find_start(tmp_path, lines.append) == str(newest)
+    assert find_start(Folder(tmp_path.parent), tmp_path.name, lines.append) == "checkpoint_2"
     assert not path.exists()
     assert "going on from checkpoint_2" in lines[0]
 
@@ -57,8 +58,9 @@ class _Session(RaySession):
     """Without Ray around it."""
 
     def __init__(self, run: Path, wait_s: float) -> None:
-        self._run, self._storage_wait_s, self.said = run, wait_s, list[Any]()
-        self._train: Any = SimpleNamespace(Checkpoint=SimpleNamespace(from_directory=lambda path: path))
+        self._storage, self._run = Folder(run.parent), run.name
+        self._storage_wait_s, self.said, self._files = wait_s, list[Any](), None
+        self._train: Any = SimpleNamespace(Checkpoint=lambda path, filesystem: path)
 
     def _tell(self, item: dict[str, Any]) -> None:
         self.said.append(item)
@@ -108,7 +110,7 @@ def test_a_full_disk_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("pipeline.train.shutil.copytree", full)
+    monkeypatch.setattr("pipeline.storage.shutil.copytree", full)
     (tmp_path / "run").mkdir()
     session = _Session(tmp_path / "run", 60.0)
     with pytest.raises((ResourceError, OSError), match="(?i)no space left"):
