@@ -65,7 +65,7 @@ def train(params: Params, project: Path, log: Log) -> Path:
             f"{low if low == high else f'{low} to {high}'} worker(s) on {params.train.device}, run {job.fingerprint}"
         )
         out = project / "results" / "train"
-        with _fit(job, params, storage, shards, log) as finished:
+        with _fit(job, params, storage, shards, out, log) as finished:
             _publish(finished, out, job)
     # Only now: until the artifact is in place, the run state is what a repeated `train` goes on from.
     with contextlib.suppress(ResourceError, OSError):
@@ -95,11 +95,12 @@ def _run_name(job: Job) -> str:
 
 
 @contextlib.contextmanager
-def _fit(job: Job, params: Params, storage: Storage, shards: str, log: Log) -> Iterator[Path]:
+def _fit(job: Job, params: Params, storage: Storage, shards: str, out: Path, log: Log) -> Iterator[Path]:
     """Runs to the end; yields the last checkpoint's folder, on this host's disk.
 
     Args:
         shards: see `pipeline.travel.shards_for_workers`.
+        out: where the history grows, an epoch at a time.
     """
     # The declared types of these are those of the older Ray Train.
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -130,7 +131,7 @@ def _fit(job: Job, params: Params, storage: Storage, shards: str, log: Log) -> I
             checkpoint_config=CheckpointConfig(num_to_keep=params.train.checkpoints_to_keep),
         ),
     )
-    watcher = _Watcher(job, log)
+    watcher = _Watcher(job, out, log)
     try:
         with listening(queue, watcher):
             result: Any = trainer.fit()  # the declared type is that of the older Ray Train
@@ -196,10 +197,10 @@ def _summary(metrics: dict[str, float]) -> str:
 
 
 class _Watcher:
-    """Shows what rank 0 reports."""
+    """Shows what rank 0 reports, and keeps the curves of the run on disk for whoever draws them meanwhile."""
 
-    def __init__(self, job: Job, log: Log) -> None:
-        self._job, self._log = job, log
+    def __init__(self, job: Job, out: Path, log: Log) -> None:
+        self._job, self._out, self._log = job, out, log
         self._meter: Meter | None = None
         self._world_size = 0
 
@@ -213,6 +214,7 @@ class _Watcher:
                     self._log(f"train: {item['world_size']} worker(s) now, {self._world_size} before")
                 self._world_size = item["world_size"]
             seen = _summary({f"{name}{unit}": item[name] for name, unit in _UNITS.items() if name in item})
+            write_history(self._out, item["history"])
             self._log(f"train: epoch {item['epoch']}/{self._job.epochs}, {seen}loss {item['loss']:.2f}")
             return
         if self._meter is None:
@@ -313,9 +315,11 @@ class RaySession:
             return
         with tempfile.TemporaryDirectory() as folder:
             write_checkpoint(Path(folder))
+            history = read_json(Path(folder, "progress.json"), "the checkpoint just written")["history"]
             checkpoint = self._train.Checkpoint.from_directory(folder)
             self._train.report(metrics, checkpoint=checkpoint, checkpoint_upload_fn=self.upload)
-        self._tell(metrics | {"world_size": self.world_size})
+        # All of it: after an interruption the one who watches has not seen the epochs before.
+        self._tell(metrics | {"world_size": self.world_size, "history": history})
 
     def upload(self, checkpoint: Any, name: str) -> Any:
         """A checkpoint into the run's folder, as a whole; waits for storage that is away for a while."""
@@ -357,10 +361,7 @@ def _publish(checkpoint: Path, out: Path, job: Job) -> None:
     with atomic_folder(out / "model") as part:
         shutil.copytree(checkpoint / "artifact", part, dirs_exist_ok=True)
     history = progress["history"]
-    with atomic_file(out / "history.csv") as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[-1]))
-        writer.writeheader()
-        writer.writerows(history)
+    write_history(out, history)
     provenance = read_json(out / "model" / "config.json", "the model's config")["provenance"]
     last = history[-1]
     metrics = {
@@ -375,6 +376,15 @@ def _publish(checkpoint: Path, out: Path, job: Job) -> None:
     write_json(out / "metrics.json", {name: round(value, 6) for name, value in metrics.items()})
     write_json(out / "timing.json", {"seconds": round(progress["seconds"], 1)})
     training_curves(out / "history.csv", out / "curves.png")
+
+
+def write_history(out: Path, history: list[dict[str, float]]) -> None:
+    """history.csv: a row an epoch."""
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_file(out / "history.csv") as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[-1]))
+        writer.writeheader()
+        writer.writerows(history)
 
 
 def _num_parameters(folder: Path) -> int:

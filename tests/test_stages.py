@@ -73,6 +73,9 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint_to_the_same_weight
     cut = with_shards(sharded, tmp_path / "cut", train=settings)
     kill_when(start(cut, "train"), lambda line: "epoch 3/12" in line)
     assert not (cut / "results/train/model").exists()
+    rows = (cut / "results/train/history.csv").read_text().splitlines()
+    assert len(rows) >= 4, "the curves of a run can be seen while it is under way"
+    assert rows == (whole / "results/train/history.csv").read_text().splitlines()[: len(rows)]
     output = succeed(cut, "ie", "train")
     assert "epoch 1/12" not in output
     assert "epoch 12/12" in output
