@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,8 +153,9 @@ def test_storage_that_cannot_be_is_one_line(
 def host(digits_project: Path, tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A project on a head, and a host of a cluster that does not see the project; the host's own files are returned."""
     project = project_with(digits_project, tmp_path / "project", train=ONE | {"epochs": 2}, sweep=GRID, storage=STORE)
-    home = tmp_path / "home"
-    (home / "tmp").mkdir(parents=True)
+    # Short: paths of sockets below it may have 107 characters.
+    home = Path(tempfile.mkdtemp(prefix="ie-host-", dir="/tmp"))
+    (home / "tmp").mkdir()
     (home / "credentials").write_text(
         "[default]\naws_access_key_id = host\naws_secret_access_key = something-secret-of-the-host\n"
     )
@@ -182,11 +186,13 @@ def host(digits_project: Path, tmp_path: Path, door: Door, monkeypatch: pytest.M
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
         yield home
     finally:
-        os.killpg(started.pid, signal.SIGTERM)
-        try:
-            started.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            os.killpg(started.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGTERM)
+            try:
+                started.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                os.killpg(started.pid, signal.SIGKILL)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def test_hosts_that_do_not_see_the_project_train_and_sweep_from_the_store(
