@@ -54,7 +54,7 @@ manifest = read_manifest(shards_folder(params, here))
 for i, trial in enumerate(plan_trials(params, here, manifest)[lane::lanes]):
     trainer = Trainer(trial.job, TrialSession(here / f".bare/{lane}-{i}", trial.job))
     trainer.run()
-    score(trial.job, trainer.artifact(), None, "")
+    score(trial.job, trainer.artifact(), None, None)
 """
 
 

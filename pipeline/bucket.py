@@ -30,6 +30,7 @@ from pipeline.store import _name as kind_of
 from pipeline.store import _passes as passes
 
 _LONGEST_WAIT_S = 10.0
+_FIRST_PATIENCE_S = 20.0
 _AT_ONCE = 8
 _PAGE = 1000  # objects that one request may list or delete, at most
 _T = TypeVar("_T")
@@ -75,12 +76,14 @@ class Bucket:
         Raises:
             ResourceError: there is no such bucket, it does not answer, or something of all that a run does is denied.
         """
-        name = f".check-{uuid.uuid4().hex[:8]}"
-        self._list("no such folder")
-        self.write(name, b"")
-        if self.read(name) is None:
-            raise ResourceError(f"{self.where(name)} is not there after it was written; is it another store's bucket?")
-        self.remove(name)
+        # A run's patience is for a store that has answered before.
+        bucket = Bucket(self.url, min(self.patience_s, _FIRST_PATIENCE_S), self._tell)
+        name = f".check-{uuid.uuid4().hex}"
+        bucket.sizes("no such folder")
+        bucket.write(name, b"")
+        if bucket.read(name) is None:
+            raise ResourceError(f"{self.where(name)} is not there after it was written")
+        bucket.remove(name)
 
     def read(self, name: str) -> bytes | None:
         try:

@@ -67,7 +67,7 @@ def trained(job: Job, folder: Path) -> Trainer:
 
 
 def error_of(trainer: Trainer) -> dict[str, float]:
-    return score(trainer.job, trainer.artifact(), None, "")
+    return score(trainer.job, trainer.artifact(), None, None)
 
 
 def differing(first: nn.Module, second: nn.Module) -> list[str]:
