@@ -159,7 +159,8 @@ def _telling_words(
         best = np.argsort(-score, axis=-1, kind="stable")[..., :WORDS]
         # A short text may have fewer words than there is room for.
         best[np.take_along_axis(score, best, -1) <= 0] = -1
-        found[name] = best.astype(np.int32)
+        room = [(0, 0)] * (best.ndim - 1) + [(0, WORDS - best.shape[-1])]
+        found[name] = np.pad(best, room, constant_values=-1).astype(np.int32)
     used = sorted({int(i) for name, best in found.items() if best.dtype == np.int32 for i in np.unique(best)} - {-1})
     renamed = np.full(len(vocabulary) + 1, -1, dtype=np.int32)
     renamed[used] = np.arange(len(used))

@@ -94,7 +94,7 @@ def read_gallery(path: Path) -> Gallery:
     Raises:
         DataError: it is missing, damaged, of another version, or its arrays do not fit each other; names the file.
     """
-    with reading(path, "gallery"):
+    with reading(path, "gallery (run `ie evaluate`)"):
         if not path.exists():
             raise FileNotFoundError(path)
         try:

@@ -90,7 +90,7 @@
 
   const table = (id, columns, rows, corner) => {
     const head = make("tr", {}, make("th", { scope: "col" }, make("span", { class: "visually-hidden" }, corner)),
-      ...columns.map((name) => make("th", { scope: "col" }, name)));
+      ...columns.map((name) => make("th", { scope: "col", class: /^[\u2212\d.]+$/.test(name) ? "num" : null }, name)));
     const body = rows.map(([name, cells]) => make("tr", {}, make("th", { scope: "row", title: name }, name),
       ...cells.map((content, i) => make("td", { class: i === 0 && columns[0] === "x" ? "first" : null }, content))));
     byId(id).replaceChildren(make("thead", {}, head), make("tbody", {}, ...body));
@@ -466,7 +466,11 @@
     });
     dark.addEventListener("change", () => { legend(); labelChart(); drawMaps(); charts(); swaps(); worst(); select(selected); });
     addEventListener("resize", scrollers);
-    addEventListener("scroll", hideTip, { passive: true });
+    addEventListener("scroll", () => {
+      const name = ["r", "v"].find((map) => cursor[map] !== null);
+      if (name) showTip(cursor[name], ...places(name)[cursor[name]]);
+      else hideTip();
+    }, { passive: true });
     document.documentElement.dataset.ready = String(Math.round(performance.now()));
     // What lies further down is drawn when the reader can already do everything above.
     await charts();
