@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ie_model.spec import DataSpec
 from pipeline.errors import ResourceError
 from pipeline.figures import CURVES
 from pipeline.files import atomic_file
@@ -20,6 +21,7 @@ from pipeline.page.card import model_card
 from pipeline.page.content import drawn, errors_beside, headline
 from pipeline.page.inputs import Inputs, read_inputs
 from pipeline.page.measured import grouped
+from pipeline.page.sprites import DRAWN_CHANNELS
 from pipeline.page.write import render
 from pipeline.params import Params
 from pipeline.progress import Log
@@ -96,6 +98,7 @@ def _context(inputs: Inputs, params: Params, project: Path) -> dict[str, Any]:
         "num_sampled": text.num_sampled,
         "test_points": f"{len(inputs.latents.keys):,}",
         "example": {"image": "image", "series": "series", "counts": "text"}[spec.kind],
+        "example_note": _example_note(spec),
         "units": [(unit, f"{kl[unit]:.2f}") for unit in text.units],
         "active_text": f"{text.active} of {len(kl)} units are active (mean KL above 0.05 nats){more}.",
         "classes": spec.classes,
@@ -112,6 +115,16 @@ def _context(inputs: Inputs, params: Params, project: Path) -> dict[str, Any]:
         **_provenance(inputs, params, project),
         "data": drawn(inputs, params.report.seed),
     }
+
+
+def _example_note(spec: DataSpec) -> str:
+    """How an example that is no image is shown."""
+    if spec.kind == "series":
+        channels = min(DRAWN_CHANNELS, spec.shape[0])
+        return f"A series is drawn by its first {channels} of {spec.shape[0]} channels, all on one scale."
+    if spec.kind == "counts":
+        return "A text is shown by the words that it has more often than all the texts shown here together."
+    return ""
 
 
 def _confusion(counts: np.ndarray[Any, Any], classes: tuple[str, ...]) -> list[tuple[str, list[dict[str, Any]]]]:

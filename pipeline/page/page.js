@@ -467,6 +467,7 @@
     dark.addEventListener("change", () => { legend(); labelChart(); drawMaps(); charts(); swaps(); worst(); select(selected); });
     addEventListener("resize", scrollers);
     addEventListener("scroll", () => {
+      if (tip.hidden) return;
       const name = ["r", "v"].find((map) => cursor[map] !== null);
       if (name) showTip(cursor[name], ...places(name)[cursor[name]]);
       else hideTip();

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ie_model.spec import DataSpec
 
-_CHANNELS = 4
+DRAWN_CHANNELS = 4
 """Of a series, that are drawn."""
 
 _GAP = 255
@@ -52,7 +52,7 @@ def _images(images: npt.NDArray[np.uint8]) -> dict[str, Any]:
 
 def _series(series: npt.NDArray[np.float32], scale: tuple[float, float]) -> dict[str, Any]:
     """A byte for each value of the first channels, on one scale; 255 where there is none."""
-    shown = series[:, :_CHANNELS].astype(np.float64)
+    shown = series[:, :DRAWN_CHANNELS].astype(np.float64)
     low, high = scale
     levels = np.round((shown - low) / max(high - low, 1e-12) * 250).clip(0, 250)
     coded = np.where(np.isnan(levels), _GAP, levels).astype(np.uint8)
@@ -66,6 +66,6 @@ def _series(series: npt.NDArray[np.float32], scale: tuple[float, float]) -> dict
 
 def series_scale(examples: npt.NDArray[np.float32]) -> tuple[float, float]:
     """Lowest and highest value that series are drawn with, but for the odd extreme one."""
-    shown = examples[..., :_CHANNELS, :]
+    shown = examples[..., :DRAWN_CHANNELS, :]
     low, high = (float(np.nanquantile(shown, q)) for q in (0.002, 0.998))
     return low, high
