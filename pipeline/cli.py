@@ -15,8 +15,8 @@ from pipeline.params import Params, load_params
 from pipeline.progress import say
 
 app = typer.Typer(
-    help="Invariant-equivariant representation learning, from raw files to tables. "
-    "The stages run in this order: fetch, shard, train, sweep, evaluate; `dvc repro` runs those that are out of date.",
+    help="Invariant-equivariant representation learning, from raw files to tables. Stages run in this order: fetch, "
+    "shard, train, sweep, evaluate, report; `dvc repro` runs those that are out of date.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -126,6 +126,20 @@ def evaluate(params: ParamsOption = _PARAMS) -> None:
         from pipeline.evaluate import evaluate as run
 
         run(loaded, project, say)
+
+
+@app.command(short_help="One HTML page and a model card of the results.")
+def report(
+    params: ParamsOption = _PARAMS,
+    without_sweep: Annotated[
+        bool, typer.Option("--without-sweep", help="Leave out what a sweep measured, where none was run.")
+    ] = False,
+) -> None:
+    """Make one HTML page, which opens from disk, and a model card in results/report, from saved results alone."""
+    with stage(params) as (loaded, project):
+        from pipeline.report import report as run
+
+        run(loaded, project, say, with_sweep=not without_sweep)
 
 
 @app.command(short_help="Check this machine or a cluster before a run.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from ie_model.networks import to_float
 from pipeline import figures
 from pipeline.curves import curve_grid, word_lists
 from pipeline.errors import DataError
+from pipeline.exhibits import make_gallery
 from pipeline.files import atomic_file, sha256_file, write_json
+from pipeline.gallery import save_gallery
 from pipeline.jobs import choose_reading, shards_folder
 from pipeline.judge import oracle_at_hand
 from pipeline.labels import choose_labelled
@@ -28,6 +31,7 @@ from pipeline.measure import flat, write_table
 from pipeline.models import read_model
 from pipeline.params import Params
 from pipeline.progress import Log, Meter
+from pipeline.provenance import commit, hardware
 from pipeline.reader import SplitData
 from pipeline.scoring import Encodings, encode_split, measure_model
 from pipeline.shards import Manifest, SplitName, read_manifest
@@ -42,6 +46,7 @@ def evaluate(params: Params, project: Path, log: Log) -> Path:
         DataError: model or shards are missing, damaged, or do not belong together, or the model is a baseline without
             r or v.
     """
+    started = time.monotonic()
     folder = shards_folder(params, project)
     manifest = read_manifest(folder)
     artifact = read_model(project / "results" / "train" / "model", params.train.device)
@@ -85,7 +90,15 @@ def evaluate(params: Params, project: Path, log: Log) -> Path:
     write_table(out / "measures.csv", rows)
     _write_tables(out, manifest, encoded["test"], params)
     _write_images(out / "images.npz", artifact, splits["test"], params)
+    gallery = make_gallery(
+        artifact, splits["test"], encoded["test"], manifest.vocabulary, params.report, params.train.device
+    )
+    save_gallery(out / "gallery.safetensors", gallery)
     _draw(out, manifest)
+    write_json(
+        out / "timing.json",
+        {"seconds": round(time.monotonic() - started, 1), "commit": commit(project), "hardware": hardware()},
+    )
     log(f"evaluate: test error {flat(rows)['test_error_classifier_pct']:.2f} %; tables and figures in {out}")
     return out
 

@@ -23,12 +23,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
 from pipeline.errors import DataError
 from pipeline.files import atomic_file
+from pipeline.maps import pca, tsne
 from pipeline.tables import numbers, read_csv, read_images, read_test_latents
 
 DPI = 150
@@ -59,7 +57,7 @@ _STYLE: Any = {
     "text.parse_math": False,
 }
 
-_PANELS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
+CURVES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Validation error", "error (%)", (("val_error", "validation"),)),
     ("Training loss", "loss (nats per example)", (("loss", "loss"),)),
     (
@@ -84,7 +82,7 @@ def training_curves(history_csv: Path, out: Path) -> None:
     table = read_csv(history_csv, ["epoch"])
     epoch = numbers(table, "epoch", history_csv)
     panels = []
-    for title, ylabel, lines in _PANELS:
+    for title, ylabel, lines in CURVES:
         drawn = []
         for column, name in lines:
             y = numbers(table, column, history_csv, gaps=True) if column in table else np.full(len(epoch), np.nan)
@@ -93,7 +91,7 @@ def training_curves(history_csv: Path, out: Path) -> None:
         if drawn:
             panels.append((title, ylabel, drawn))
     if not panels:
-        known = ", ".join(column for _, _, lines in _PANELS for column, _ in lines)
+        known = ", ".join(column for _, _, lines in CURVES for column, _ in lines)
         raise DataError(f"history has numbers in none of the columns {known}: {history_csv}")
     num_columns = min(3, len(panels)) if len(panels) != 4 else 2
     num_rows = math.ceil(len(panels) / num_columns)
@@ -174,10 +172,10 @@ def latent_map(
         x, labels = x[keep], [labels[index] for index in keep]
     if x.shape[1] == 1:
         x = np.pad(x, ((0, 0), (0, 1)))
-    pca, explained = _pca(x)
+    flat, explained = pca(x)
     maps = [
-        ("PCA", pca, [f"component {i + 1} ({100 * explained[i]:.0f} % of the variance)" for i in range(2)]),
-        ("t-SNE", _tsne(x, seed), ["t-SNE 1 (no unit)", "t-SNE 2 (no unit)"]),
+        ("PCA", flat, [f"component {i + 1} ({100 * explained[i]:.0f} % of the variance)" for i in range(2)]),
+        ("t-SNE", tsne(x, seed), ["t-SNE 1 (no unit)", "t-SNE 2 (no unit)"]),
     ]
     name = {"r": "r, invariant: should cluster by class", "v_mean": "v, equivariant: should not cluster by class"}
     classes = _ordered(set(labels))
@@ -320,25 +318,6 @@ def saved_figure(out: Path, size: tuple[float, float], crop: bool = False) -> It
             figure.savefig(
                 part, format="png", metadata={"Software": None}, bbox_inches="tight" if crop else None, pad_inches=0.08
             )
-
-
-def _pca(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """First two components `[N, 2]` and the share of the variance that each explains `[2]`."""
-    if np.ptp(x, axis=0).max() == 0:
-        return np.zeros((len(x), 2)), np.zeros(2)
-    with threadpool_limits(limits=1):
-        pca = PCA(n_components=2, svd_solver="full")
-        return pca.fit_transform(x), pca.explained_variance_ratio_
-
-
-def _tsne(x: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """t-SNE map `[N, 2]`; points that are all the same stay at the origin."""
-    if np.ptp(x, axis=0).max() == 0:
-        return np.zeros((len(x), 2))
-    tsne = TSNE(init="pca", perplexity=min(30.0, (len(x) - 1) / 3), random_state=seed, n_jobs=1)
-    # Threads add their parts in any order, and the map would differ from run to run.
-    with threadpool_limits(limits=1):
-        return np.asarray(tsne.fit_transform(x.astype(np.float32)), dtype=np.float64)
 
 
 def _scatter_classes(ax: Axes, points: NDArray[np.float64], index: NDArray[np.int64], num_classes: int) -> None:

@@ -211,6 +211,22 @@ class EvaluateParams(_Section):
     seed: int = Field(ge=0)
 
 
+class ReportParams(_Section):
+    """The page that `ie report` makes. The first three decide what `evaluate` saves for it."""
+
+    num_points: int = Field(ge=10, le=2000)
+    """Test points, as many of each class as there are, that the page shows with reconstructions and swaps."""
+
+    num_errors: int = Field(ge=0, le=200)
+    """Wrong predictions that it shows, the most confident first."""
+
+    seed: int = Field(ge=0)
+    """Which points, and the start of t-SNE."""
+
+    price_per_hour: Annotated[float, Field(ge=0)] | None
+    """Of the machine, in whatever currency; null: no cost is shown."""
+
+
 class StorageParams(_Section):
     """Where run state lives while a run is under way."""
 
@@ -244,6 +260,7 @@ class Params(_Section):
     sweep: SweepParams
     search: SearchParams
     evaluate: EvaluateParams
+    report: ReportParams
     storage: StorageParams
 
     @model_validator(mode="after")

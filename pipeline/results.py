@@ -49,6 +49,7 @@ def show_results(params: Params, project: Path, log: Log) -> None:
             log(f"  {text:<58} {measured[name]:.1f} {unit}" if unit else f"  {text:<58} {measured[name]:.2f}")
     log("")
     for what, path in (
+        ("page", "results/report/index.html, opens from disk; model_card.md beside it"),
         ("latents", "results/evaluate/latents.parquet"),
         ("figures", "results/evaluate/figures/"),
         ("tables", "results/sweep/summary.md, summary.tex, results.parquet"),

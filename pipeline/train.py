@@ -29,6 +29,7 @@ from pipeline.labels import labels_per_class
 from pipeline.loop import Job, Trainer
 from pipeline.params import Params
 from pipeline.progress import Log, Meter, listening, time_left
+from pipeline.provenance import commit, hardware
 from pipeline.ranks import connect_ranks
 from pipeline.shards import Manifest, read_manifest
 from pipeline.storage import Storage, open_storage
@@ -374,7 +375,8 @@ def _publish(checkpoint: Path, out: Path, job: Job) -> None:
     }
     metrics |= {f"{name}{unit}": last[name] for name, unit in _UNITS.items() if name in last}
     write_json(out / "metrics.json", {name: round(value, 6) for name, value in metrics.items()})
-    write_json(out / "timing.json", {"seconds": round(progress["seconds"], 1)})
+    where = {"commit": commit(out), "hardware": hardware()}
+    write_json(out / "timing.json", where | {"seconds": round(progress["seconds"], 1)})
     training_curves(out / "history.csv", out / "curves.png")
 
 

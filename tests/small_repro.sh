@@ -17,6 +17,8 @@ grep -q "Data and pipelines are up to date" second.log
 test $((SECONDS - start)) -lt 30
 test -s results/evaluate/latents.parquet
 test -s results/evaluate/figures/swap.png
+grep -q "Content-Security-Policy" results/report/index.html
+grep -q "^# Model card" results/report/model_card.md
 # Everything but params, lock file and small results is ignored by git.
 ! git status --porcelain --untracked-files=all | grep -E '\.(tar|parquet|safetensors|npz|npy)$'
 echo "small repro: passed"

@@ -50,6 +50,14 @@ def test_nothing_rewrites_dvc_yaml(project: Path) -> None:
     assert (project / "dvc.yaml").read_bytes() == original.read_bytes()
 
 
+def test_the_report_is_of_this_run_and_only_its_card_is_in_git(project: Path) -> None:
+    page = (project / "results/report/index.html").read_text(encoding="utf-8")
+    config = json.loads((project / "results/train/model/config.json").read_text())
+    assert config["provenance"]["fingerprint"] in page
+    tracked = succeed(project, "git", "ls-files", "results/report").split()
+    assert tracked == ["results/report/model_card.md"]
+
+
 def test_latents_hold_a_row_per_example_of_every_split(project: Path) -> None:
     table = pq.read_table(project / "results/evaluate/latents.parquet")
     splits = table.column("split").to_pylist()

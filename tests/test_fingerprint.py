@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -46,3 +47,24 @@ def test_a_stage_depends_on_all_code_that_its_numbers_depend_on(stage: str, modu
     files = {name.replace(".", "/") + ".py" for name in modules if name.startswith("pipeline.")}
     assert files - set(deps) == set()
     assert "ie_model" in deps
+
+
+def test_the_report_depends_on_all_code_that_it_is_made_by_and_on_each_file_that_it_reads() -> None:
+    stage = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]["report"]
+    # From jobs it takes the shards' folder alone; provenance says where, not what.
+    brought = loaded_by("pipeline.report") - loaded_by("pipeline.jobs") - ASIDE - {"pipeline.provenance"}
+    files = {name.replace(".", "/") + ".py" for name in brought if name.startswith("pipeline.")}
+    files = {file for file in files if not file.startswith("pipeline/page/") and file != "pipeline/page.py"}
+    assert files - set(stage["deps"]) == set()
+    assert "pipeline/page" in stage["deps"]
+    code = (REPOSITORY / "pipeline/page/inputs.py").read_text()
+    read = set(re.findall(r'(train|evaluate|folder) / "([\w.]+)"', code))
+    assert len(read) > 10
+    for folder, name in read:
+        assert f"results/{folder.replace('folder', 'sweep')}/{name}" in stage["deps"]
+
+
+def test_evaluate_depends_on_the_code_that_makes_what_the_report_shows() -> None:
+    stage = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]["evaluate"]
+    assert {"pipeline/exhibits.py", "pipeline/gallery.py", "pipeline/maps.py"} <= set(stage["deps"])
+    assert {f"report.{name}" for name in ("num_points", "num_errors", "seed")} <= set(stage["params"])

@@ -1,0 +1,289 @@
+"""The page and the model card as files: what they hold, what they refuse, what can become markup in them."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import html
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ie_model.spec import Kind
+from pipeline.errors import DataError
+from pipeline.page.card import LOADING, text
+from pipeline.page.inputs import Measured, read_inputs
+from pipeline.page.measured import describe, grouped, number
+from pipeline.report import report
+from tests.project import REPOSITORY
+from tests.report.made import HOSTILE, made_params, make_results
+from tests.tiny import KINDS
+
+
+def no_log(line: str) -> None:
+    """Nothing."""
+
+
+def page_of(project: Path) -> str:
+    return (project / "results/report/index.html").read_text(encoding="utf-8")
+
+
+def data_of(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data-json">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of images whose classes have hostile names. Not to be written to."""
+    folder = tmp_path_factory.mktemp("report")
+    report(make_results(folder, classes=HOSTILE), folder, no_log)
+    return folder
+
+
+def test_the_policy_allows_the_page_s_own_scripts_by_their_hashes_and_no_request(project: Path) -> None:
+    page = page_of(project)
+    found = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert found is not None
+    policy = html.unescape(found[1])
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data:"
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert len(scripts) == 3
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert rules["script-src"].split() == [f"'sha256-{digest}'" for digest in hashes]
+
+
+def test_the_page_asks_for_nothing_outside_itself(project: Path) -> None:
+    without_scripts = re.sub(r"<script>.*?</script>", "", page_of(project), flags=re.DOTALL)
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", without_scripts)
+    assert "@import" not in without_scripts
+    assert "url(" not in without_scripts
+
+
+def test_hostile_names_are_text_in_the_page_and_whole_in_its_data(project: Path) -> None:
+    page = page_of(project)
+    assert data_of(page)["classes"] == list(HOSTILE)
+    for name in HOSTILE[:2]:
+        assert name not in page
+        assert html.escape(name, quote=False) in html.unescape(page).replace(name, html.escape(name, quote=False))
+    assert page.lower().count("<script>window") == 0
+    assert "<img" not in page
+
+
+def test_hostile_names_are_text_in_the_card(project: Path) -> None:
+    card = (project / "results/report/model_card.md").read_text()
+    assert "<img" not in card
+    assert "<script" not in card
+    assert "a&#124;b &#42;c&#42; &#96;d&#96;" in card
+    assert html.unescape(text(HOSTILE[0])) == HOSTILE[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_data_has_a_page_with_all_panels(tmp_path: Path, kind: Kind) -> None:
+    params = make_results(tmp_path, kind)
+    report(params, tmp_path, no_log)
+    page = page_of(tmp_path)
+    ids = set(re.findall(r'<section id="(\w+)"', page))
+    assert ids == {
+        "headline", "labels", "maps", "swap", "traversal", "interpolation", "samples", "errors", "calibration",
+        "measures", "training", "data", "provenance",
+    }  # fmt: skip
+    data = data_of(page)
+    assert data["kind"] == kind
+    assert set(data["points"]) >= {{"image": "png", "series": "bytes", "counts": "words"}[kind]}
+    for name in ("r", "v"):
+        assert len(data["maps"][name]["tsne"]) == len(data["maps"][name]["pca"]) == data["sampled"] == 30
+        assert all(len(near) == 6 and i not in near for i, near in enumerate(data["near"][name]))
+    assert len(data["errors"]) == 6
+    assert len(data["keys"]) > 30, "errors that are not in the sample are there as well"
+    assert all(data["predicted"][i] != data["label"][i] for i in data["errors"])
+
+
+def test_a_sprite_sheet_holds_each_example_where_the_script_looks_for_it(tmp_path: Path) -> None:
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    params = make_results(tmp_path)
+    report(params, tmp_path, no_log)
+    data = data_of(page_of(tmp_path))
+    inputs = read_inputs(tmp_path, tmp_path / "data/shards/digits", with_sweep=True)
+    sheet = data["points"]
+    with Image.open(io.BytesIO(base64.b64decode(sheet["png"].partition(",")[2]))) as opened:
+        pixels = np.asarray(opened)
+    i, c = 7, 2
+    index = i * data["per_point"] + 2 + c
+    row, column = divmod(index, sheet["columns"])
+    height, width = sheet["height"], sheet["width"]
+    found = pixels[row * height : (row + 1) * height, column * width : (column + 1) * width]
+    np.testing.assert_array_equal(found, inputs.gallery.arrays["swap"][i, c, 0])
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
+    params = make_results(tmp_path)
+    files = [tmp_path / "results/report" / name for name in ("index.html", "model_card.md")]
+    report(params, tmp_path, no_log)
+    first = [file.read_bytes() for file in files]
+    report(params, tmp_path, no_log)
+    assert [file.read_bytes() for file in files] == first
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("data/shards/digits/manifest.json", "ie shard"),
+        ("results/train/model/config.json", "ie train"),
+        ("results/train/history.csv", ""),
+        ("results/train/metrics.json", "ie train"),
+        ("results/train/timing.json", "ie train"),
+        ("results/evaluate/gallery.safetensors", ""),
+        ("results/evaluate/latents.parquet", "ie evaluate"),
+        ("results/evaluate/measures.csv", ""),
+        ("results/evaluate/metrics.json", "ie evaluate"),
+        ("results/evaluate/timing.json", "ie evaluate"),
+        ("results/evaluate/confusion.csv", ""),
+        ("results/evaluate/calibration.csv", ""),
+        ("results/evaluate/risk_coverage.csv", ""),
+        ("results/sweep/results.parquet", ""),
+        ("results/sweep/timing.json", "ie sweep"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_a_file_that_is_missing_or_damaged_is_named(tmp_path: Path, name: str, command: str, damage: str) -> None:
+    params = make_results(tmp_path)
+    path = tmp_path / name
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"\x00\xff not what it was")
+    with pytest.raises(DataError, match=re.escape(name.removeprefix("data/shards/"))) as caught:
+        report(params, tmp_path, no_log)
+    if damage == "missing":
+        assert command in str(caught.value)
+    assert not (tmp_path / "results/report/index.html").exists()
+
+
+def test_results_of_two_runs_are_refused(tmp_path: Path) -> None:
+    params = make_results(tmp_path)
+    config = tmp_path / "results/train/model/config.json"
+    config.write_text(config.read_text().replace("f" * 16, "0" * 16))
+    with pytest.raises(DataError, match="not of one run; run `ie evaluate` again"):
+        report(params, tmp_path, no_log)
+
+
+def test_the_command_ends_with_one_line_and_a_code(tmp_path: Path) -> None:
+    make_results(tmp_path)
+    (tmp_path / "results/sweep/results.parquet").unlink()
+    command = [sys.executable, "-m", "pipeline", "report", "--params", str(tmp_path / "params.yaml")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert re.fullmatch(r"error: results is missing: \S+/results/sweep/results.parquet\n", done.stderr)
+    done = subprocess.run([*command, "--without-sweep"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "index.html" in done.stdout
+
+
+def test_the_card_s_five_lines_load_the_model(project: Path) -> None:
+    assert len(LOADING.splitlines()) == 5
+    assert f"```python\n{LOADING}```" in (project / "results/report/model_card.md").read_text()
+    code = LOADING + "print(tuple(q.shape))\n"
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "(2, 3)\n", done.stderr
+
+
+def test_the_card_has_numbers_with_deviation_and_n_and_the_limits_that_were_measured(project: Path) -> None:
+    card = (project / "results/report/model_card.md").read_text()
+    assert "| `probe_class_from_v_sampled_mlp_pct` | 40.00 ± 1.50 % | v shuffled: 33.00 %; chance: 33.3 % |" in card
+    assert "| supervised | 12 | 40.50 ± 0.71 % | 2 |" in card
+    assert "an MLP reads it from sampled v in 40.00 % of the test points" in card
+    assert "rotation" not in card, "what was not measured is not told"
+
+
+def test_every_documented_measure_is_known_in_words() -> None:
+    documented = (REPOSITORY / "docs/metrics.md").read_text()
+    measured = REPOSITORY / "results/evaluate/measures.csv"
+    with measured.open(newline="") as file:
+        names = [row["name"] for row in csv.DictReader(file)]
+    assert len(names) > 50
+    for name in names:
+        if not name.endswith("_std"):
+            assert describe(name) is not None, name
+    words = ["test_error_prototype_r_from_3_pct", "r2_shear_from_v_unseen_classes_mlp", "invariance_ratio_pixels",
+             "rotation_action_hit_at_5_of_100_pct", "rotation_action_mrr_of_100", "bound_bits_per_dim"]  # fmt: skip
+    for name in words:
+        assert describe(name) is not None, name
+    # Names that the page of metrics spells out, but for those of files other than measures.csv.
+    section = documented.partition("## results/train/metrics.json")[0]
+    spelled = {
+        name
+        for cell in re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
+        for name in re.findall(r"`([a-z_0-9]+)`", cell)
+    }
+    aside = {"labels", "skipped", "val_error_classifier_pct", "_v", "_pixels", "_identity"}
+    assert {name for name in spelled - aside if describe(name) is None} == set()
+
+
+def test_a_measure_stands_beside_its_control_and_its_deviation() -> None:
+    rows = [
+        Measured("leakage", "probe_class_from_v_sampled_mlp_pct", 22.8, "lower", "v shuffled"),
+        Measured("leakage", "probe_class_from_v_sampled_mlp_std", 0.27, "", "over probe seeds"),
+        Measured("leakage", "probe_class_from_v_shuffled_linear_pct", 10.5, "", "chance"),
+        Measured("equivariance", "rotation_action_r2", 0.78, "higher", "identity map"),
+        Measured("equivariance", "rotation_action_r2_identity", 0.54, "", ""),
+        Measured("mine", "unheard_of", 1.0, "", "nothing"),
+    ]
+    tables = {title: rows for title, _, rows in grouped(rows, 10, None, 100)}
+    probe, shuffled = tables["Leakage"]
+    assert (probe.value, probe.controls) == ("22.80 ± 0.27 %", [("v shuffled", "10.50 %"), ("chance", "10 %")])
+    assert shuffled.words.endswith("(the control)")
+    assert tables["Equivariance"][0].controls == [("identity", "0.540")]
+    assert tables["mine"][0].words == "unheard_of"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("test_error_classifier_pct", 1.444, "1.44 %"),
+        ("bound_nats", -107.87, "\N{MINUS SIGN}107.87 nats"),
+        ("r2_shear_constant", -0.0001, "0.000"),
+        ("active_units", 7.0, "7"),
+        ("ece", 0.00929, "0.0093"),
+    ],
+)
+def test_a_number_has_the_digits_and_the_unit_that_its_name_tells(name: str, value: float, shown: str) -> None:
+    assert number(name, value) == shown
+
+
+def test_a_price_gives_a_cost_and_no_price_none(tmp_path: Path) -> None:
+    make_results(tmp_path)
+    report(made_params(price_per_hour=3.6), tmp_path, no_log)
+    page = page_of(tmp_path)
+    assert '<th scope="row">train</th><td class="n">1 h 1 min</td><td class="n">3.70</td>' in page
+    report(made_params(), tmp_path, no_log)
+    assert ">cost<" not in page_of(tmp_path)
+
+
+def test_without_a_sweep_the_page_has_this_run_alone(tmp_path: Path) -> None:
+    params = make_results(tmp_path)
+    report(params, tmp_path, no_log, with_sweep=False)
+    assert [curve["kind"] for curve in data_of(page_of(tmp_path))["labels"]] == ["run"]
