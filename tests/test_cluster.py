@@ -74,16 +74,21 @@ def test_more_threads_than_there_are_is_refused_with_both_numbers() -> None:
 @pytest.mark.slow
 def test_tune_passes_no_aws_keys_on_to_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Should Ray move what `keep_keys_here` changes, this fails."""
-    from ray.tune.execution import class_cache
+    import ray.tune.execution.class_cache
 
-    before = class_cache.ENV_VARS_TO_PROPAGATE
-    monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", before)
-    assert {name for name in before if name.startswith("AWS_")}
+    module: Any = ray.tune.execution.class_cache
+    monkeypatch.setattr(module, "ENV_VARS_TO_PROPAGATE", before := module.ENV_VARS_TO_PROPAGATE)
+    assert [name for name in before if name.startswith("AWS_")]
     keep_keys_here()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something-secret")
-    passed_on: list[dict[str, Any]] = []
-    monkeypatch.setattr(class_cache.ray, "remote", lambda runtime_env: passed_on.append(runtime_env) or (lambda c: c))
-    class_cache._ActorClassCache().get(object)
+    passed_on: list[Any] = []
+
+    def remote(runtime_env: Any) -> Any:
+        passed_on.append(runtime_env)
+        return lambda trainable: trainable
+
+    monkeypatch.setattr("ray.remote", remote)
+    module._ActorClassCache().get(object)
     assert passed_on and "something-secret" not in str(passed_on)
 
 
