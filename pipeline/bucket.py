@@ -176,7 +176,7 @@ class Bucket:
         return {"storage_path": self._path(below), "storage_filesystem": files}
 
     def put_if(self, name: str, about: dict[str, str], etag: str | None) -> str | None:
-        """Puts an empty object that holds what its writer notes of it, unless another was quicker.
+        """Puts an object that holds the time and what its writer notes of it, unless another was quicker.
 
         Args:
             etag: what the object must be now; None: it must not be there.

@@ -100,6 +100,17 @@ def store_env() -> dict[str, str]:
     return known
 
 
+def keep_keys_here() -> None:
+    """Keeps Tune from passing this process's AWS keys on to trials: Ray would write them into its logs.
+
+    Tune does so unasked (Ray 2.60), and offers no way to say no.
+    """
+    from ray.tune.execution import class_cache
+
+    passed_on = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in passed_on if not name.startswith("AWS_")}
+
+
 def _check_answers(address: str) -> None:
     """Knocks at host:port first: Ray itself would go on trying a dead address for minutes."""
     host, colon, port = address.rpartition(":")

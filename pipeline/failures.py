@@ -33,6 +33,11 @@ def user_side(error: Exception) -> Exception:
     for cause in _causes(error):
         if (resource := _full_disk(cause)) is not None:
             return resource
+        if type(cause).__module__.partition(".")[0] in _STORE_CLIENTS:
+            return ResourceError(
+                f"the object store of storage.url did not answer Ray ({type(cause).__name__}); when it is back, the "
+                "same command goes on from the last checkpoint"
+            )
         if type(cause).__name__ == "BroadcastCollectiveTimeoutError":
             return TrainingError("ranks reported unequally often: " + " ".join(str(cause).split())[:300])
     return error
@@ -51,6 +56,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         yield error
         error = getattr(error, "cause", None) or error.__cause__
 
+
+# Whose errors may hold the store's address, which no message shows.
+_STORE_CLIENTS = ("aiobotocore", "aiohttp", "botocore")
 
 # How Ray says that a worker's process or host is gone.
 _LOST_WORKER = (

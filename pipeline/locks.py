@@ -26,6 +26,7 @@ from pipeline.storage import Storage
 
 _SIGN_OF_LIFE_S = 10.0
 _GIVEN_UP_S = 60.0
+_PATIENCE_S = 5.0
 
 
 @contextlib.contextmanager
@@ -60,7 +61,8 @@ class _Held:
     """A lock in an object store, from `__enter__` to `__exit__`."""
 
     def __init__(self, bucket: Bucket, name: str, what: str) -> None:
-        self._bucket, self._name, self._what = bucket, name, what
+        # A sign of life that does not arrive is followed by another: no need to hold up the stage's end for it.
+        self._bucket, self._name, self._what = Bucket(bucket.url, min(bucket.patience_s, _PATIENCE_S)), name, what
         self._about = {"token": uuid.uuid4().hex, "host": _ascii(socket.gethostname()), "pid": str(os.getpid())}
         self._about["place"] = _place()
         self._etag = ""

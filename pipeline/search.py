@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.cluster import check_resources, ray_cluster
+from pipeline.cluster import check_resources, keep_keys_here, ray_cluster
 from pipeline.errors import ParamsError, ResourceError, TrainingError
 from pipeline.files import atomic_file, sha256_file
 from pipeline.fingerprint import fingerprint
@@ -195,6 +195,7 @@ def _run(params: Params, project: Path, storage: Storage, log: Log) -> list[Trie
         from ray import tune
 
         end_when_interrupted()
+        keep_keys_here()
         check_resources(resources, workers=1, threads=threads, device=device)
         packing = pack(resources, threads=threads, device=device, max_concurrent=params.sweep.max_concurrent)
         trainable = tune.with_resources(

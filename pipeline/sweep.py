@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.cluster import queue_here, ray_cluster, wait_for_workers
+from pipeline.cluster import keep_keys_here, queue_here, ray_cluster, wait_for_workers
 from pipeline.jobs import choose_reading, shards_folder
 from pipeline.judge import oracle_at_hand
 from pipeline.locks import alone
@@ -120,6 +120,7 @@ def _run(trials: list[Trial], storage: Storage, params: Params, project: Path, l
         from ray import tune
 
         end_when_interrupted()
+        keep_keys_here()
         resources = wait_for_workers(1, threads, params.train.device, log)
         packing = pack(resources, threads=threads, device=device, max_concurrent=params.sweep.max_concurrent)
         queue = queue_here()

@@ -229,8 +229,7 @@ class _Watcher:
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What Ray Train runs on each worker."""
-    # It does not wait itself: `RaySession.upload` does, and says so.
-    storage, run = open_storage(config["storage"], patience_s=0), config["run"]
+    storage, run = open_storage(config["storage"]), config["run"]
     session = RaySession(config["queue"], storage, run, config["timeout_s"], config["start"])
     if blind := session.count_blind():
         if storage.remote:
@@ -271,6 +270,8 @@ class RaySession:
 
         self._train: Any = ray.train
         self._queue, self._storage, self._run, self._start = queue, storage, run, start
+        # It does not wait itself: `upload` does, and says so.
+        self._uploads = open_storage(storage.url, patience_s=0)
         # Half: the other ranks wait for a report as long as timeout_s.
         self._storage_wait_s = timeout_s / 2
         context = ray.train.get_context()
@@ -330,7 +331,7 @@ class RaySession:
                 # A mount that is gone: what is made here now would be lost.
                 if not self._storage.remote and not self._storage.sees(self._run):
                     raise FileNotFoundError(errno.ENOENT, "the run's folder is gone", self._storage.where(self._run))
-                self._storage.put(Path(checkpoint.path), f"{self._run}/{name}", _LAST)
+                self._uploads.put(Path(checkpoint.path), f"{self._run}/{name}", _LAST)
                 path: str = self._storage.for_ray(f"{self._run}/{name}")["storage_path"]
                 return self._train.Checkpoint(path, self._files)
             except (OSError, ResourceError) as error:

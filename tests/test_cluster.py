@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from pipeline.cluster import check_resources, ray_cluster
+from pipeline.cluster import check_resources, keep_keys_here, ray_cluster
 from pipeline.errors import ResourceError
 from tests.project import REPOSITORY, environment
 
@@ -68,6 +69,27 @@ def test_more_gpus_than_there_are_is_refused_with_both_numbers() -> None:
 def test_more_threads_than_there_are_is_refused_with_both_numbers() -> None:
     with pytest.raises(ResourceError, match=r"num_workers 2 x train.threads_per_worker 3 ask for 6 CPUs; here are 4"):
         check_resources({"CPU": 4.0}, workers=2, threads=3, device="cpu")
+
+
+@pytest.mark.slow
+def test_tune_passes_no_aws_keys_on_to_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should Ray move what `keep_keys_here` changes, this fails."""
+    import ray.tune.execution.class_cache
+
+    module: Any = ray.tune.execution.class_cache
+    monkeypatch.setattr(module, "ENV_VARS_TO_PROPAGATE", before := module.ENV_VARS_TO_PROPAGATE)
+    assert [name for name in before if name.startswith("AWS_")]
+    keep_keys_here()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something-secret")
+    passed_on: list[Any] = []
+
+    def remote(runtime_env: Any) -> Any:
+        passed_on.append(runtime_env)
+        return lambda trainable: trainable
+
+    monkeypatch.setattr("ray.remote", remote)
+    module._ActorClassCache().get(object)
+    assert passed_on and "something-secret" not in str(passed_on)
 
 
 def test_what_fits_is_let_through() -> None:

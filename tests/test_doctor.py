@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.doctor import Answer, Question, doctor, examine, judge, read_pins
+from pipeline.bucket import Bucket
+from pipeline.doctor import Answer, Question, _question, doctor, examine, judge, read_pins
 from pipeline.errors import ResourceError
 from pipeline.params import parse_params
+from pipeline.travel import publish_shards
 from tests.project import REPOSITORY, small_params
+from tests.s3 import BUCKET, Door, client, keys, s3
+
+
+@pytest.fixture
+def door(monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
+    with s3(monkeypatch) as opened:
+        yield opened
+
 
 QUESTION = Question("/srv/ie", ".mark", "/srv/ie/shards", {"a.tar": 9}, {"torch": "2.13.0"}, cuda=False)
 GOOD = Answer("worker1", "10.0.0.1", "10.0.0.1", "3.11.7", "c0de", free_gb={"storage": 50.0, "temporary": 50.0})
@@ -56,6 +68,51 @@ def test_a_shard_of_another_size_is_named(digits_project: Path, tmp_path: Path) 
     assert name in answer.shards
     assert "the manifest says 1" in answer.shards
     assert "another folder" in answer.sees_storage
+
+
+def test_storage_in_a_store_is_written_to_and_read_back_and_left_clean(
+    digits_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: Door
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "data").symlink_to(digits_project / "data")
+    params = parse_params(small_params(train={"num_workers": 1}, storage={"url": f"s3://{BUCKET}/runs"}))
+    lines: list[str] = []
+    doctor(params, tmp_path, lines.append)
+    assert f"ok   storage: s3://{BUCKET}/runs is seen, writable" in lines
+    assert keys(door) == []
+    door.denied = ("PUT",)
+    with pytest.raises(ResourceError, match=r"checks failed \(storage\)"):
+        doctor(params, tmp_path, lines.append)
+    told = "\n".join(line for line in lines if line.startswith("FAIL"))
+    assert "the store denies access; this host's role, or the credentials in its environment, must be allowed" in told
+
+
+def test_a_host_that_reaches_another_store_is_named_with_what_to_do(digits_project: Path, door: Door) -> None:
+    question = replace(QUESTION, storage=f"s3://{BUCKET}/runs", files={}, pins={})
+    answer = examine(question)
+    assert "is in another store than on the host that asks" in answer.sees_storage
+    assert list(answer.free_gb) == ["temporary"]
+    found = {finding.what: finding.text for finding in judge([answer], question, on_cluster=False) if not finding.fit}
+    assert "each host needs a role, or credentials of its own, for the store" in found["storage"]
+
+
+def test_shards_that_workers_will_read_are_those_that_were_published(
+    digits_project: Path, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    params = parse_params(small_params(storage={"url": f"s3://{BUCKET}/runs"}))
+    with contextlib.ExitStack() as stack:
+        question, (found,) = _question(params, digits_project, stack)
+        assert found.fit and "the first run puts them to s3://" in found.text
+        assert question.files == {}
+    url = publish_shards(digits_project / "data/shards/digits", Bucket(f"s3://{BUCKET}/runs"), lambda line: None)
+    with contextlib.ExitStack() as stack:
+        question, findings = _question(params, digits_project, stack)
+        assert findings == [] and question.shards == url
+        assert examine(question).shards == ""
+        tar = next(key for key in keys(door) if key.endswith(".tar"))
+        client(door).put_object(Bucket=BUCKET, Key=tar, Body=b"short")
+        assert f"s3://{BUCKET}/{tar} has 5 bytes, the manifest says" in examine(question).shards
 
 
 def test_hosts_that_are_alike_are_fit() -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
+from pipeline.bucket import Bucket
 from pipeline.errors import ResourceError
-from pipeline.storage import Folder
+from pipeline.failures import user_side
+from pipeline.storage import Folder, Storage
 from pipeline.train import RaySession, find_start
+from tests.s3 import BUCKET, Door, keys, s3
 
 
 def checkpoint(run: Path, name: str) -> Path:
@@ -57,8 +62,9 @@ def test_a_damaged_record_is_replaced_by_the_newest_whole_checkpoint(tmp_path: P
 class _Session(RaySession):
     """Without Ray around it."""
 
-    def __init__(self, run: Path, wait_s: float) -> None:
-        self._storage, self._run = Folder(run.parent), run.name
+    def __init__(self, run: Path, wait_s: float, storage: Storage | None = None) -> None:
+        self._storage, self._run = storage or Folder(run.parent), run.name
+        self._uploads = self._storage
         self._storage_wait_s, self.said, self._files = wait_s, list[Any](), None
         self._train: Any = SimpleNamespace(Checkpoint=lambda path, filesystem: path)
 
@@ -116,6 +122,50 @@ def test_a_full_disk_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises((ResourceError, OSError), match="(?i)no space left"):
         session.upload(given(tmp_path), "checkpoint_1")
     assert session.said == []
+
+
+@pytest.fixture
+def door(monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
+    with s3(monkeypatch) as opened:
+        yield opened
+
+
+def test_a_store_that_comes_back_is_waited_for_with_the_same_words(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, waits = _Session(tmp_path / "run", 60.0, Bucket(f"s3://{BUCKET}/runs", 0.0)), list[float]()
+
+    def come_back(seconds: float) -> None:
+        waits.append(seconds)
+        door.closed = len(waits) < 2
+
+    monkeypatch.setattr("pipeline.train.time.sleep", come_back)
+    door.closed = True
+    assert session.upload(given(tmp_path), "checkpoint_1") == f"{BUCKET}/runs/run/checkpoint_1"
+    assert waits == [0.5, 1.0]
+    assert session.said[0] == {"waiting": f"storage at s3://{BUCKET}/runs cannot be written to; trying again"}
+    assert keys(door) == ["runs/run/checkpoint_1/progress.json"]
+
+
+def test_in_a_store_a_checkpoint_that_is_not_whole_is_not_gone_on_from(door: Door) -> None:
+    bucket, lines = Bucket(f"s3://{BUCKET}/runs"), list[str]()
+    for name in ("checkpoint_1/progress.json", "checkpoint_2/progress.json", "checkpoint_3/model.safetensors"):
+        bucket.write(f"run/{name}", b"{}")
+    known = [{"checkpoint_dir_name": f"checkpoint_{i}"} for i in (2, 3)]
+    bucket.write("run/checkpoint_manager_snapshot.json", json.dumps({"checkpoint_results": known[:1]}).encode())
+    assert find_start(bucket, "run", _silent) is None
+    bucket.write("run/checkpoint_manager_snapshot.json", json.dumps({"checkpoint_results": known}).encode())
+    assert find_start(bucket, "run", lines.append) == "checkpoint_2"
+    assert lines == [f"train: Ray's record in s3://{BUCKET}/runs/run is damaged; going on from checkpoint_2"]
+    assert bucket.read("run/checkpoint_manager_snapshot.json") is None
+
+
+def test_a_store_that_fails_ray_itself_is_one_line_without_its_address() -> None:
+    error = RuntimeError("controller failed")
+    error.__cause__ = EndpointConnectionError(endpoint_url="http://10.0.0.1:9000")
+    told = user_side(error)
+    assert isinstance(told, ResourceError)
+    assert "did not answer Ray (EndpointConnectionError)" in str(told) and "10.0.0.1" not in str(told)
 
 
 def _silent(line: str) -> None:

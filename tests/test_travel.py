@@ -15,6 +15,7 @@ from pipeline.bucket import Bucket
 from pipeline.cluster import store_env
 from pipeline.errors import DataError, ResourceError
 from pipeline.jobs import make_job
+from pipeline.judge import oracle_at_hand
 from pipeline.loop import Job, Trainer
 from pipeline.params import parse_params
 from pipeline.sessions import TrialSession, trial_session
@@ -163,6 +164,23 @@ def test_a_trial_in_a_store_goes_on_from_its_last_whole_checkpoint(
     save_artifact(tmp_path, again.artifact())
     assert {name: (tmp_path / name).read_bytes() for name in whole} == whole
     assert sorted({name.partition("/")[0] for name in bucket.files("t/checkpoint")}) == ["epoch-000002"]
+
+
+def test_the_oracle_is_trained_once_and_fetched_again(
+    digits_project: Path, tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = parse_params(small_params(evaluate={"oracle_steps": 3}, storage={"url": URL}))
+    bucket, lines = Bucket(URL), list[str]()
+    bucket.write("oracle/0123456789abcdef/weights.safetensors", b"half")  # nobody's: not whole
+    with oracle_at_hand(params, digits_project, bucket, lines.append) as (name, folder):
+        made = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert name == f"oracle/{folder.name}"
+    assert {key.rpartition("/")[2] for key in keys(door, f"runs/{name}/")} == set(made)
+    assert len(lines) == 2
+    monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("trained again"))
+    with oracle_at_hand(params, digits_project, bucket, lines.append) as (again, folder):
+        assert again == name
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
 
 
 def _second_time(method: Any) -> Any:
