@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
 from ie_model.spec import Kind
 from pipeline.errors import DataError
@@ -76,8 +77,8 @@ def test_hostile_names_are_text_in_the_page_and_whole_in_its_data(project: Path)
     assert data_of(page)["classes"] == list(HOSTILE)
     for name in HOSTILE[:2]:
         assert name not in page
-        assert html.escape(name, quote=False) in html.unescape(page).replace(name, html.escape(name, quote=False))
-    assert page.lower().count("<script>window") == 0
+        assert str(escape(name)) in page
+    assert "<script>window" not in page
     assert "<img" not in page
 
 
