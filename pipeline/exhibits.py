@@ -18,9 +18,10 @@ from pipeline.params import ReportParams
 from pipeline.reader import SplitData
 from pipeline.scoring import Encodings
 
-_MOST_VALUES = 24_000_000
-"""Of all examples with their reconstructions and swaps; larger examples are shown fewer."""
+_MOST_VALUES = 8_000_000
+"""Of all examples with their reconstructions and swaps: the page has about as many bytes. Large ones are fewer."""
 
+_LEAST_POINTS = 10
 _MOST_UNITS = 16
 _PAIRS = 8
 _BATCH = 512
@@ -77,13 +78,13 @@ def make_gallery(
 
 
 def stratified(y: npt.NDArray[np.int64], num: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """About `num` rows, as many of each class as there are, class by class; a class has at least two if it can."""
+    """Up to `num` rows, as many of each class as there are, class by class; where they are too few, of some classes."""
     classes, counts = np.unique(y, return_counts=True)
     left, taken = num, []
     # The rare classes first: what they cannot fill goes to the others.
     for done, index in enumerate(np.argsort(counts, kind="stable")):
-        share = min(int(counts[index]), max(2, left // (len(classes) - done)))
-        left = max(0, left - share)
+        share = min(int(counts[index]), left // (len(classes) - done))
+        left -= share
         taken.append(np.sort(rng.permutation(np.flatnonzero(y == classes[index]))[:share]))
     rows = np.concatenate(taken)
     return rows[np.argsort(y[rows], kind="stable")]

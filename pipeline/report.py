@@ -26,7 +26,7 @@ from pipeline.page.write import render
 from pipeline.params import Params
 from pipeline.progress import Log
 from pipeline.provenance import commit
-from pipeline.shards import SplitName
+from pipeline.shards import Split, SplitName
 
 _SECTIONS = (
     ("headline", "Headline"),
@@ -171,8 +171,7 @@ def _data(inputs: Inputs) -> dict[str, Any]:
         ("source", manifest.source),
         ("kind", f"{manifest.spec.kind}, {' x '.join(map(str, manifest.spec.shape))}"),
         ("likelihood", manifest.spec.likelihood.replace("_", " ")),
-        *((name, f"{manifest.splits[name].samples:,} examples in {len(manifest.splits[name].shards)} tars")
-          for name in _SPLITS),
+        *((name, _split_size(manifest.splits[name])) for name in _SPLITS),
         ("seed of the split", str(manifest.split_seed)),
         ("left out as unreadable", f"{sum(manifest.skipped.values()):,}"),
     ]  # fmt: skip
@@ -189,6 +188,11 @@ def _data(inputs: Inputs) -> dict[str, Any]:
         ],
         "checksums": [*shown, *([(f"and {left:,} more in the manifest", "", "")] if left > 0 else [])],
     }
+
+
+def _split_size(split: Split) -> str:
+    tars = len(split.shards)
+    return f"{split.samples:,} examples in {tars} tar{'s' if tars > 1 else ''}"
 
 
 def _provenance(inputs: Inputs, params: Params, project: Path) -> dict[str, Any]:
@@ -220,7 +224,7 @@ def _provenance(inputs: Inputs, params: Params, project: Path) -> dict[str, Any]
             ("model's fingerprint", inputs.model["provenance"]["fingerprint"]),
             ("parameters of the model", f"{inputs.train_metrics['parameters']:,.0f}"),
             ("precision of training", inputs.model["provenance"].get("precision", "not recorded")),
-            ("versions", versions),
+            ("versions, where the page was made", versions),
             ("page made at commit", commit(project) or "not recorded"),
         ],
         "stages": stages,

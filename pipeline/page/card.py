@@ -38,15 +38,18 @@ def model_card(inputs: Inputs) -> str:
     about = [
         ("method", name),
         ("data", f"{text(inputs.manifest.source)}: {spec.kind} {shape}, {spec.num_classes} classes"),
-        ("labels in training", f"{labels}, {provenance.get('num_unlabelled', 0)} points without"),
+        ("labels in training", f"{labels:,}, and {provenance.get('num_unlabelled', 0):,} points without"),
         ("r, v", f"{inputs.model['model']['r_dim']}, {inputs.model['model']['v_dim']} numbers"),
         ("likelihood", spec.likelihood),
         ("parameters", f"{inputs.train_metrics['parameters']:,.0f}"),
-        ("trained", f"{inputs.train_metrics['epochs']:.0f} epochs, {inputs.train_metrics['steps']:.0f} steps"),
+        ("trained", f"{inputs.train_metrics['epochs']:.0f} epochs, {inputs.train_metrics['steps']:,.0f} steps"),
         ("on", text(str(inputs.train_timing.get("hardware") or "not recorded"))),
         ("commit", text(str(inputs.train_timing.get("commit") or "not recorded"))),
         ("fingerprint", f"`{provenance['fingerprint']}`"),
-        ("packages", ", ".join(f"{package} {version}" for package, version in package_versions().items())),
+        (
+            "packages, where the card was made",
+            ", ".join(f"{package} {version}" for package, version in package_versions().items()),
+        ),
     ]
     classes = ", ".join(text(c) for c in spec.classes)
     splits = [

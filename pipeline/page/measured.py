@@ -62,7 +62,7 @@ _KNOWN: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     (
         r"test_error_prototype_r_from_(\d+)_pct",
         "error of the nearest r, m = {0}",
-        (("all", "test_error_prototype_pct"),),
+        (("all points", "test_error_prototype_pct"),),
     ),
     (r"ece", "expected calibration error", ()),
     (r"brier", "Brier score, 0 to 2", ()),
@@ -76,7 +76,7 @@ _KNOWN: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     (
         r"reconstruction_mse_r_from_(\d+)",
         "squared error of the reconstruction, m = {0}",
-        (("all", "reconstruction_mse"),),
+        (("all points", "reconstruction_mse"),),
     ),
     (r"kl_nats", "what v costs: KL to the prior", ()),
     (r"active_units", "active units of v", ()),

@@ -99,7 +99,8 @@
 
   const swaps = () => {
     const first = classes.map((_, c) => data.label.findIndex((label, i) => label === c && i < data.sampled));
-    const rows = first.filter((i) => i >= 0).map((i) => [classes[data.label[i]], [
+    // A row for each of very many classes would be slow to draw, and no more telling.
+    const rows = first.filter((i) => i >= 0).slice(0, 20).map((i) => [classes[data.label[i]], [
       point(i, 0, `test example of ${classes[data.label[i]]}`),
       ...classes.map((name, c) => point(i, 2 + c, `its v with r of ${name}`)),
     ]]);
@@ -198,21 +199,22 @@
     const looks = curves.map((curve, index) => {
       const own = curves.slice(0, index).filter((other) => other.kind === curve.kind).length;
       const published = curve.kind === "published";
-      return { published, fill: published ? colour("--quiet") : curve.kind === "run" ? colour("--ink") : hue(own), mark: published ? own + 1 : own };
+      // The shapes run out before the published methods do: the next ones are filled.
+      return { published, open: published && own < SHAPES.length - 1, fill: published ? colour("--quiet") : curve.kind === "run" ? colour("--ink") : hue(own), mark: published ? (own + 1) % SHAPES.length : own };
     });
     byId("legend-labels").replaceChildren(...curves.map((curve, i) =>
-      make("li", {}, swatch(looks[i].mark, looks[i].fill, looks[i].published), `${curve.name} (${curve.note})`)));
+      make("li", {}, swatch(looks[i].mark, looks[i].fill, looks[i].open), `${curve.name} (${curve.note})`)));
     const ticks = [...new Set(counts)].sort((a, b) => a - b);
     const x = { label: "labelled examples", log: true, range: [low / 1.25, high * 1.25], ticks };
     const y = { label: "test error, %", log, range: [least, most], ticks: log ? decades([least, most]) : undefined };
     return chart(byId("chart-labels"), "Test error against the number of labels; the table below has the numbers.", x, y, (figure) => {
       curves.forEach((curve, i) => {
-        const { fill, mark, published } = looks[i];
+        const { fill, mark, published, open } = looks[i];
         const bars = range(curve.x.length).filter((k) => curve.n[k] > 1);
         const ends = (sign) => bars.map((k) => Math.max(curve.y[k] + sign * curve.sd[k], log ? curve.y[k] / 10 : 0));
         figure.segment(bars.map((k) => curve.x[k]), ends(-1), bars.map((k) => curve.x[k]), ends(1), { line_color: fill, line_width: 1.4 });
         if (curve.x.length > 1) figure.line(curve.x, curve.y, { line_color: fill, line_width: published ? 1 : 2.2, line_dash: published ? [3, 4] : [] });
-        figure.scatter(curve.x, curve.y, { marker: shape(mark)[0], size: curve.kind === "run" ? 15 : 10, fill_color: published ? colour("--paper") : fill, line_color: fill, line_width: 1.4 });
+        figure.scatter(curve.x, curve.y, { marker: shape(mark)[0], size: curve.kind === "run" ? 15 : 10, fill_color: open ? colour("--paper") : fill, line_color: fill, line_width: 1.4 });
       });
     });
   };

@@ -87,6 +87,20 @@ def test_the_sample_is_stratified_and_a_rare_class_leaves_its_room_to_others() -
     assert (np.diff(y[rows]) >= 0).all()
 
 
+def test_a_sample_of_fewer_points_than_classes_has_one_each_of_some() -> None:
+    y = np.arange(40) % 20
+    rows = stratified(y, 7, np.random.default_rng(0))
+    assert len(rows) == len(set(y[rows].tolist())) == 7
+
+
+def test_of_large_examples_with_many_classes_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of("image")
+    monkeypatch.setattr("pipeline.exhibits._MOST_VALUES", 12 * 5 * spec.num_values)
+    gallery = gallery_of("image")
+    assert gallery.text.num_sampled == 12
+    assert gallery.arrays["swap"].shape[:2] == (len(gallery.text.keys), 3)
+
+
 def test_the_errors_are_the_most_confident_ones_in_order() -> None:
     params, spec = made_params("image"), spec_of("image")
     artifact, test = made_artifact(spec), made_test_split(spec)
