@@ -1,9 +1,9 @@
 """MkDocs hook: what the pages say of files outside docs/ leads somewhere in the site too.
 
 The pages are written for a Git host, where `../cluster.yaml` is a link like any other. In the site README.md is the
-home page, CHANGELOG.md a page, and each other file of the repository that a page links to becomes one below `repository/`:
-Markdown as it is, pictures as they are, everything else as a listing. A link to a folder becomes plain text, one to a
-file that does not exist is left for `mkdocs build --strict` to complain about.
+home page and CHANGELOG.md a page, and each other file of the repository that a page links to becomes one below
+`repository/`: Markdown as it is, pictures as they are, everything else as a listing. A link to a folder becomes plain
+text, one to a file that does not exist is left for `mkdocs build --strict` to complain about.
 """
 
 from __future__ import annotations

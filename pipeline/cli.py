@@ -158,6 +158,22 @@ def results(params: ParamsOption = _PARAMS) -> None:
         run(loaded, project, say)
 
 
+@app.command(short_help="Runs side by side: metrics, params, curves.")
+def compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="EXP EXP...", help="DVC experiments, revisions or `workspace`; first the base."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("results/compare.html"),
+    params: ParamsOption = _PARAMS,
+) -> None:
+    """Print two or more finished runs side by side, and write a page with their curves, sweeps and swaps."""
+    with user_errors():
+        from pipeline.compare import compare as run
+
+        run(names, params.resolve().parent, out, say)
+
+
 @app.command(short_help="Apply a trained model to new files.")
 def embed(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model, as results/train/model.")],
