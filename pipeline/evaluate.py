@@ -62,7 +62,7 @@ def evaluate(params: Params, project: Path, log: Log) -> Path:
         artifact, splits, labelled, params, out / "latents.parquet", sha256_file(folder / "manifest.json")
     )
     oracle = read_model(oracle_folder(params, project, log), params.train.device)
-    log("evaluate: probes, maps and swaps")
+    log("evaluate: probes, maps of the style and swaps, each beside its control")
     rows = measure_model(
         artifact,
         train,
@@ -83,7 +83,7 @@ def evaluate(params: Params, project: Path, log: Log) -> Path:
     _write_tables(out, manifest, encoded["test"], params)
     _write_images(out / "images.npz", artifact, splits["test"], params)
     _draw(out, manifest)
-    log(f"evaluate: test error {flat(rows)['test_error_classifier_pct']:.2f} %; tables and figures in {out}")
+    log(f"evaluate: test error {flat(rows)['test_error_classifier_pct']:.2f} %; metrics, latents and figures in {out}")
     return out
 
 
