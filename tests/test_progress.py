@@ -54,7 +54,8 @@ def test_each_epochs_line_says_how_long_the_others_will_take(
     lines: list[str] = []
     watcher = _Watcher(make_job(parse_params(small_params(train={"epochs": 6})), digits_project), lines.append)
     # Resumed after the second epoch; the third took 50 s with all that starts, the others 10 s each.
-    for epoch, now in ((3, 50.0), (4, 60.0), (5, 70.0), (6, 80.0)):
+    for epoch, at in ((3, 50.0), (4, 60.0), (5, 70.0), (6, 80.0)):
+        now = at
         watcher({"epoch": epoch, "world_size": 2, "loss": 1.0})
     assert lines == [
         "train: epoch 3/6, loss 1.00",
