@@ -1,4 +1,5 @@
 # `make repro`: everything, from nothing to results.    `make test`: the fast tests.
+# `make docs`: the pages of docs/ and the API reference as a site that needs no network.
 # `make results`: the published tables, many hours on 2 cores; interrupted, it goes on.
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro results bench test test-all test-cluster check env clean
+.PHONY: repro results bench test test-all test-cluster check docs env clean
 
 repro: env
 	@dvc repro
@@ -34,6 +35,11 @@ check: env
 	@ruff format --check .
 	@mypy
 
+# The theme's notice on what may replace MkDocs one day is no concern of a build.
+docs: env
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	@echo "docs: build/site/index.html; with search: python -m http.server --bind 127.0.0.1 --directory build/site"
+
 env: $(VENV)/.installed
 
 # The stamp is written last: an interrupted installation starts again.
@@ -46,4 +52,4 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .runs .cache
+	rm -rf $(VENV) .runs .cache build

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ _PARAMS = Path("params.yaml")
 @app.command(short_help="Raw files, checked, into data/raw.")
 def fetch(params: ParamsOption = _PARAMS) -> None:
     """Bring the raw files of data.source into data/raw, checked against their checksums."""
-    with stage(params) as (loaded, project):
+    with stage(params, "ie shard") as (loaded, project):
         from pipeline.fetch import fetch as run
 
         run(loaded, project, say)
@@ -44,7 +45,7 @@ def fetch(params: ParamsOption = _PARAMS) -> None:
 @app.command(short_help="Webdataset tars and manifest, into data/shards.")
 def shard(params: ParamsOption = _PARAMS) -> None:
     """Pack the raw files into webdataset tars with a manifest, in data/shards."""
-    with stage(params) as (loaded, project):
+    with stage(params, "ie shards show for a look at it, or ie train") as (loaded, project):
         from pipeline.shard import shard as run
 
         run(loaded, project, say)
@@ -53,7 +54,10 @@ def shard(params: ParamsOption = _PARAMS) -> None:
 @app.command(short_help="One model with Ray Train, into results/train.")
 def train(params: ParamsOption = _PARAMS) -> None:
     """Train one model with Ray Train, into results/train. Interrupted, it goes on from its last checkpoint."""
-    with stage(params) as (loaded, project):
+    with stage(params, "ie evaluate for its measures, or ie sweep for methods and label counts side by side") as (
+        loaded,
+        project,
+    ):
         from pipeline.train import train as run
 
         run(loaded, project, say)
@@ -65,7 +69,7 @@ def sweep(
     fresh: Annotated[bool, typer.Option("--fresh", help="Run finished trials again.")] = False,
 ) -> None:
     """Train label counts x methods x seeds with Ray Tune, into results/sweep. Finished trials are kept."""
-    with stage(params) as (loaded, project):
+    with stage(params, "ie results, or the summary in results/sweep/summary.md") as (loaded, project):
         from pipeline.sweep import sweep as run
 
         run(loaded, project, say, fresh=fresh)
@@ -122,7 +126,7 @@ def summary(
 @app.command(short_help="Latents, metrics and figures of the model.")
 def evaluate(params: ParamsOption = _PARAMS) -> None:
     """Measure the trained model on every split: latents, metrics and figures in results/evaluate."""
-    with stage(params) as (loaded, project):
+    with stage(params, "ie results, or the figures in results/evaluate/figures") as (loaded, project):
         from pipeline.evaluate import evaluate as run
 
         run(loaded, project, say)
@@ -170,6 +174,22 @@ def results(params: ParamsOption = _PARAMS) -> None:
         from pipeline.results import show_results as run
 
         run(loaded, project, say)
+
+
+@app.command(short_help="Runs side by side: metrics, params, curves.")
+def compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="EXP EXP...", help="DVC experiments, revisions or `workspace`; first the base."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("results/compare.html"),
+    params: ParamsOption = _PARAMS,
+) -> None:
+    """Print two or more finished runs side by side, and write a page with their curves, sweeps and swaps."""
+    with user_errors():
+        from pipeline.compare import compare as run
+
+        run(names, params.resolve().parent, out, say)
 
 
 @app.command(short_help="Apply a trained model to new files.")
@@ -226,10 +246,16 @@ def _shards(folder: Path | None, params: Path) -> Path:
 
 
 @contextlib.contextmanager
-def stage(params: Path) -> Iterator[tuple[Params, Path]]:
-    """Params, checked as a whole before any work, and the project's folder."""
+def stage(params: Path, then: str = "") -> Iterator[tuple[Params, Path]]:
+    """Params, checked as a whole before any work, and the project's folder.
+
+    Args:
+        then: what one does next, said at the end. Not under DVC, which does it.
+    """
     with user_errors():
         yield load_params(params), params.resolve().parent
+    if then and "DVC_STAGE" not in os.environ:
+        say(f"next: {then}")
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ def evaluate(params: Params, project: Path, log: Log) -> Path:
     storage = open_storage(params.storage.url, project, tell=lambda line: log(f"evaluate: {line}"))
     with oracle_at_hand(params, project, storage, log) as (_, oracle_folder):
         oracle = read_model(oracle_folder, params.train.device)
-    log("evaluate: probes, maps and swaps")
+    log("evaluate: probes, maps of the style and swaps, each beside its control")
     rows = measure_model(
         artifact,
         train,
@@ -99,7 +99,7 @@ def evaluate(params: Params, project: Path, log: Log) -> Path:
         out / "timing.json",
         {"seconds": round(time.monotonic() - started, 1), "commit": commit(project), "hardware": hardware()},
     )
-    log(f"evaluate: test error {flat(rows)['test_error_classifier_pct']:.2f} %; tables and figures in {out}")
+    log(f"evaluate: test error {flat(rows)['test_error_classifier_pct']:.2f} %; metrics, latents and figures in {out}")
     return out
 
 

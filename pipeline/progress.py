@@ -34,7 +34,7 @@ class Meter:
         self._every_s = every_s
         self._started = self._last = time.monotonic()
         self._first: float | None = None
-        self._bar: Any = tqdm(total=total, desc=what, unit=unit, leave=False) if self._terminal else None
+        self._bar: Any = tqdm(total=total, desc=what, unit=f" {unit}", leave=False) if self._terminal else None
 
     def update(self, done: float, note: str = "", seconds_left: float | None = None) -> None:
         """`done` units of the total; `note` goes after the rate.

@@ -58,6 +58,8 @@ def show_results(params: Params, project: Path, log: Log) -> None:
         ("metrics", "dvc metrics show"),
     ):
         log(f"  {what:<8} {path}")
+    log("")
+    log("  next     dvc exp run -S labels.count=600, then dvc metrics diff; or step by step: docs/tutorial.md")
 
 
 def _sweep_rows(path: Path) -> dict[tuple[str, str, str], list[float]]:

@@ -108,8 +108,8 @@ def _index_tars(params: Params, project: Path, log: Log) -> Path:
         manifest = write_foreign_manifest(
             part, location, tars_spec(params.data.own), params.data.split_seed, params.data.faults, log, settings
         )
-    sizes = ", ".join(f"{name} {split.samples} in {len(split.shards)}" for name, split in manifest.splits.items())
-    log(f"shard: {manifest.spec.num_classes} classes; samples in tars: {sizes}; they stay in {location}; {out}")
+    sizes = _sizes(manifest.splits)
+    log(f"shard: {manifest.spec.num_classes} classes: {sizes}; they stay in {location}; manifest and index in {out}")
     return out
 
 
@@ -178,9 +178,12 @@ def pack(
         )
         write_json(run.shards / MANIFEST, manifest.model_dump(mode="json"))
         run.publish(out)
-    sizes = ", ".join(f"{name} {split.samples} in {len(split.shards)}" for name, split in splits.items())
-    log(f"shard: {content.source}, {content.spec.num_classes} classes; examples in tars: {sizes}; {speed}; {out}")
+    log(f"shard: {content.source}, {content.spec.num_classes} classes: {_sizes(splits)}; {speed}; in {out}")
     return manifest
+
+
+def _sizes(splits: dict[SplitName, Split]) -> str:
+    return ", ".join(f"{name} {split.samples} examples in {len(split.shards)} tar(s)" for name, split in splits.items())
 
 
 def _identity(content: Content, layout: Layout, dealt: Deal) -> str:

@@ -70,6 +70,8 @@ def sweep(params: Params, project: Path, log: Log, *, fresh: bool = False, out: 
         out = out or project / "results" / "sweep"
         baseline = params.sweep.baseline or params.sweep.methods[0]
         publish(trials, storage, failures, out, log, asked=asked, source=params.data.source, baseline=baseline)
+        done = sum(finished_result(storage, trial.job.fingerprint, asked) is not None for trial in trials)
+        log(f"sweep: {done} of {len(trials)} trials finished; summary.md, results.parquet and a plot in {out}")
     return out
 
 

@@ -72,7 +72,8 @@ def train(params: Params, project: Path, log: Log) -> Path:
     with contextlib.suppress(ResourceError, OSError):
         storage.remove(_run_name(job))
     metrics = read_json(out / "metrics.json", "training metrics")
-    log(f"train: {_summary(metrics)}{time_left(metrics_seconds(out))} min; model in {out / 'model'}")
+    taken = time_left(metrics_seconds(out))
+    log(f"train: {_summary(metrics)}{taken} min of training; model, history and curves in {out}")
     return out
 
 
@@ -204,6 +205,8 @@ class _Watcher:
         self._job, self._out, self._log = job, out, log
         self._meter: Meter | None = None
         self._world_size = 0
+        self._began: tuple[float, int] | None = None
+        """When the first epoch that this run finished was over, and which it was."""
 
     def __call__(self, item: dict[str, Any]) -> None:
         if "waiting" in item:
@@ -216,11 +219,22 @@ class _Watcher:
                 self._world_size = item["world_size"]
             seen = _summary({f"{name}{unit}": item[name] for name, unit in _UNITS.items() if name in item})
             write_history(self._out, item["history"])
-            self._log(f"train: epoch {item['epoch']}/{self._job.epochs}, {seen}loss {item['loss']:.2f}")
+            left = self._left(item["epoch"])
+            self._log(f"train: epoch {item['epoch']}/{self._job.epochs}, {seen}loss {item['loss']:.2f}{left}")
             return
         if self._meter is None:
             self._meter = Meter("train", item["total_steps"], "steps")
         self._meter.update(item["step"], f"{item['points_per_s']:.0f} points/s")
+
+    def _left(self, epoch: int) -> str:
+        """Time left by the mean of this run's epochs but the first, which starts slowly."""
+        if self._began is None:
+            self._began = time.monotonic(), epoch
+            return ""
+        done, left = epoch - self._began[1], self._job.epochs - epoch
+        if done <= 0 or left == 0:
+            return ""
+        return f"; about {time_left((time.monotonic() - self._began[0]) / done * left)} min left"
 
     def close(self) -> None:
         if self._meter is not None:

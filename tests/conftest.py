@@ -10,7 +10,8 @@ import torch
 from pipeline.fetch import fetch
 from pipeline.params import parse_params
 from pipeline.shard import shard
-from tests.project import small_params
+from tests.pages import Shell, commands
+from tests.project import copy_repository, small_params, succeed
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -27,6 +28,21 @@ def digits_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fetch(params, folder, _silent)
     shard(params, folder, _silent)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tutorial_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which the first step of docs/tutorial.md has been done: digits, `dvc repro`, committed.
+
+    Minutes, once for all pages. Not to be written to: `tests.pages.copied` makes a copy that goes on from here.
+    """
+    folder = tmp_path_factory.mktemp("tutorial")
+    project = copy_repository(folder / "project")
+    succeed(project, "git", "init", "--quiet", "--initial-branch=main")
+    succeed(project, "git", "config", "user.email", "someone@example.org")
+    succeed(project, "git", "config", "user.name", "Someone")
+    Shell(project, folder / "tools").run_all(commands("docs/tutorial.md")[:4])
+    return project
 
 
 def _silent(line: str) -> None:

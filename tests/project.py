@@ -44,7 +44,14 @@ def small_params(**sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def copy_project(folder: Path, **sections: dict[str, Any]) -> Path:
-    """The repository's files (tracked, or new and not ignored) with small params, in a new folder."""
+    """The repository's files with small params, in a new folder."""
+    copy_repository(folder)
+    (folder / "params.yaml").write_text(yaml.safe_dump(small_params(**sections), sort_keys=False))
+    return folder
+
+
+def copy_repository(folder: Path) -> Path:
+    """The repository's files (tracked, or new and not ignored) as they are, in a new folder."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY,
@@ -57,7 +64,6 @@ def copy_project(folder: Path, **sections: dict[str, Any]) -> Path:
         if source.is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / name)
-    (folder / "params.yaml").write_text(yaml.safe_dump(small_params(**sections), sort_keys=False))
     return folder
 
 

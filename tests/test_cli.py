@@ -7,8 +7,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from pipeline.cli import stage
+from pipeline.errors import PipelineError
 from tests.project import run, small_params
 
 
@@ -63,3 +66,24 @@ def test_a_folder_that_cannot_be_made_exits_with_5(tmp_path: Path) -> None:
     done = run(project(tmp_path), "ie", "fetch")
     assert done.returncode == 5
     assert "a file stands where a folder is needed" in the_error(done)
+
+
+def test_a_stage_says_what_comes_next_but_not_under_dvc_which_does_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = project(tmp_path) / "params.yaml"
+    with stage(params, "ie shard"):
+        pass
+    assert capsys.readouterr().out.splitlines() == ["next: ie shard"]
+    monkeypatch.setenv("DVC_STAGE", "fetch")
+    with stage(params, "ie shard"):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+def test_a_stage_that_failed_says_nothing_of_what_comes_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit), stage(project(tmp_path) / "params.yaml", "ie shard"):
+        raise PipelineError("no")
+    assert capsys.readouterr().out == ""

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import re
+import csv
+import io
 import shlex
+import tarfile
 from pathlib import Path
 
+import boto3
 import pytest
 import yaml
 
 from pipeline.params import parse_params
 from pipeline.shards import read_manifest
+from tests.own import write_digits
+from tests.pages import Shell, apply_diff, blocks, commands, write_files
 from tests.project import REPOSITORY, copy_project, run, succeed
+from tests.s3 import s3
 
-PAGE = (REPOSITORY / "docs/data.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+PAGE = "docs/data.md"
 
 
-@pytest.mark.parametrize("command", [line for block in blocks("sh") for line in block.splitlines()])
+@pytest.mark.parametrize("command", commands(PAGE))
 def test_each_command_sets_parameters_that_exist(command: str) -> None:
     words = shlex.split(command)
     assert words[:3] == ["dvc", "exp", "run"]
@@ -37,20 +39,91 @@ def test_each_command_sets_parameters_that_exist(command: str) -> None:
         parse_params(raw)
 
 
+def users_data(project: Path) -> None:
+    """Folders with the names that the page uses, and data of each kind in them."""
+    write_digits(project / "my_images", 200)
+    pictures = sorted(write_digits(project / "my_table/scans", 200).rglob("*.png"))
+    with (project / "my_table/table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("path", "label"), *((path.relative_to(project / "my_table"), path.parent.name) for path in pictures)]
+        )
+    for topic, words in (("grain", "wheat maize harvest"), ("metal", "copper zinc smelter")):
+        (project / "my_texts" / topic).mkdir(parents=True)
+        for i in range(20):
+            (project / "my_texts" / topic / f"{i}.txt").write_text(f"{words} " * (i + 1))
+    (project / "my_series").mkdir()
+    for split, cases in (("TRAIN", 20), ("TEST", 6)):
+        lines = [f"{i},{i + 1},{i % 5}:{1 + i % 3},2,3:{'up' if i % 2 else 'down'}" for i in range(cases)]
+        header = ["@dimensions 2", "@classLabel true up down", "@data"]
+        (project / "my_series" / f"Walk_{split}.ts").write_text("\n".join([*header, *lines]) + "\n")
+    (project / "my_tars").mkdir()
+    pictures = sorted((project / "my_images").rglob("*.png"))
+    for split, some in (("train", pictures[::2]), ("val", pictures[1::4]), ("test", pictures[3::4])):
+        with tarfile.open(project / f"my_tars/{split}-000.tar", "w") as tar:
+            for path in some:
+                for suffix, data in (("png", path.read_bytes()), ("cls", path.parent.name.encode())):
+                    member = tarfile.TarInfo(f"{path.stem}.{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_each_command_brings_own_data_into_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = copy_project(tmp_path / "project", data={"val_size": 0.2})
+    users_data(project)
+    for arguments in (("init", "--quiet"), ("config", "user.email", "s@example.org"), ("config", "user.name", "S")):
+        succeed(project, "git", *arguments)
+    succeed(project, "git", "add", "--all")
+    succeed(project, "git", "commit", "--quiet", "--message", "own data")
+    made = {}
+    with s3(monkeypatch) as door:
+        client = boto3.client("s3", endpoint_url=door.url)
+        client.create_bucket(Bucket="my-bucket")
+        for path in sorted((project / "my_tars").glob("*.tar")):
+            client.put_object(Bucket="my-bucket", Key=f"my-tars/{path.name}", Body=path.read_bytes())
+        shell = Shell(project, tmp_path / "tools")
+        for command in commands(PAGE):
+            if "patches" in command:  # run below, with its source
+                continue
+            # The stages that read own data; training does not know whose it is.
+            shell.run(command.replace("dvc exp run", "dvc exp run shard"))
+            manifest = read_manifest(next((project / "data/shards").glob("*/manifest.json")).parent)
+            made[command.removeprefix("dvc exp run -S data.source=")] = (
+                manifest.spec.kind,
+                manifest.spec.shape,
+                manifest.spec.num_classes,
+                sum(split.samples for split in manifest.splits.values()),
+            )
+            succeed(project, "git", "checkout", "--quiet", "--", ".")
+            succeed(project, "sh", "-c", "rm -rf data/shards")
+    assert made == {
+        "images -S data.folder=my_images": ("image", (3, 32, 32), 10, 200),
+        "images -S data.folder=my_images -S data.own.height=28 -S data.own.width=28 -S data.own.channels=1": (
+            "image",
+            (1, 28, 28),
+            10,
+            200,
+        ),
+        "table -S data.folder=my_table": ("image", (3, 32, 32), 10, 200),
+        "texts -S data.folder=my_texts": ("counts", (6,), 2, 40),
+        "series -S data.folder=my_series": ("series", (2, 3), 2, 26),
+        "tars -S data.folder=my_tars": ("image", (3, 32, 32), 10, 200),
+        "tars -S data.folder=s3://my-bucket/my-tars -S data.own.height=64 -S data.own.width=64": (
+            "image",
+            (3, 64, 64),
+            10,
+            200,
+        ),
+    }
+
+
 @pytest.mark.slow
 def test_the_source_on_the_page_is_fetched_and_sharded_as_it_stands_there(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project", data={"source": "patches", "val_size": 0.1})
-    (code,) = (block for block in blocks("python") if "PlainSource" in block)
-    place, _, code = code.partition("\n")
-    (project / place.removeprefix("# ")).write_text(code)
-    (diff,) = blocks("diff")
-    name, *lines = diff.splitlines()
-    registry = project / name.removeprefix("--- ")
-    text = registry.read_text()
-    for added, before in zip(lines[::2], lines[1::2], strict=True):
-        assert text.count(before[1:] + "\n") == 1
-        text = text.replace(before[1:], f"{added[1:]}\n{before[1:]}")
-    registry.write_text(text)
+    write_files(project, blocks(PAGE, "python"))
+    (diff,) = blocks(PAGE, "diff")
+    apply_diff(project, diff)
     succeed(project, "ie", "fetch")
     succeed(project, "ie", "shard")
     manifest = read_manifest(project / "data/shards/patches")

@@ -10,27 +10,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.project import copy_project, run, succeed
+from tests.pages import copied
+from tests.project import run, succeed
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tutorial_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A git repository in which `dvc repro` has run once and everything is committed."""
-    project = copy_project(tmp_path_factory.mktemp("dvc") / "project")
-    succeed(project, "git", "init", "--quiet", "--initial-branch=main")
-    succeed(project, "git", "config", "user.email", "someone@example.org")
-    succeed(project, "git", "config", "user.name", "Someone")
-    (project / "dvc.lock").unlink(missing_ok=True)
-    succeed(project, "dvc", "repro", timeout=280)
-    commit(project, "first")
-    return project
-
-
-def commit(project: Path, message: str) -> None:
-    succeed(project, "git", "add", "--all")
-    succeed(project, "git", "commit", "--quiet", "--message", message)
+    return copied(tutorial_project, tmp_path_factory.mktemp("dvc") / "project")
 
 
 def test_a_second_repro_does_nothing_and_says_so(project: Path) -> None:
@@ -61,7 +50,7 @@ def test_the_report_is_of_this_run_and_only_its_card_is_in_git(project: Path) ->
 def test_latents_hold_a_row_per_example_of_every_split(project: Path) -> None:
     table = pq.read_table(project / "results/evaluate/latents.parquet")
     splits = table.column("split").to_pylist()
-    assert {name: splits.count(name) for name in set(splits)} == {"train": 1237, "val": 200, "test": 360}
+    assert {name: splits.count(name) for name in set(splits)} == {"train": 1317, "val": 120, "test": 360}
     assert sum(table.column("label_used").to_pylist()) == 100
     metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     config = json.loads((project / "results/train/model/config.json").read_text())
@@ -71,8 +60,8 @@ def test_latents_hold_a_row_per_example_of_every_split(project: Path) -> None:
 def test_latents_open_in_pandas_polars_and_duckdb(project: Path) -> None:
     duckdb, pandas, polars = (pytest.importorskip(name) for name in ("duckdb", "pandas", "polars"))
     path = str(project / "results/evaluate/latents.parquet")
-    assert len(pandas.read_parquet(path)["r"].iloc[0]) == 8
-    assert len(polars.read_parquet(path)["v_mean"][0]) == 4
+    assert len(pandas.read_parquet(path)["r"].iloc[0]) == 16
+    assert len(polars.read_parquet(path)["v_mean"][0]) == 8
     query = f"select count(*) from '{path}' where split = 'test' and len(probabilities) = 10"
     assert duckdb.sql(query).fetchall() == [(360,)]
 
