@@ -149,7 +149,7 @@ def test_storage_that_cannot_be_is_one_line(
 @pytest.fixture
 def host(digits_project: Path, tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A project on a head, and a host of a cluster that does not see the project; the host's own files are returned."""
-    few = {"train": ONE | {"epochs": 2}, "sweep": GRID, "search": SEARCH | {"num_trials": 2}}
+    few: dict[str, dict[str, Any]] = {"train": ONE | {"epochs": 2}, "sweep": GRID, "search": SEARCH | {"num_trials": 2}}
     project = project_with(digits_project, tmp_path / "project", **few, storage=STORE)
     # Short: paths of sockets below it may have 107 characters.
     home = Path(tempfile.mkdtemp(prefix="ie-host-", dir="/tmp"))
