@@ -293,6 +293,7 @@ def headline(rows: list[dict[str, Any]]) -> str:
             ]
             if any(claims):
                 note = "" if method.startswith("supervised") else note  # trained without a KL
+                note += budget(next(row for row in claims if row), method)
                 lines.append(f"| {text}{note} | {' | '.join(value(row) if row else '' for row in claims)} |")
                 break
     lines.append("")
@@ -304,6 +305,17 @@ def headline(rows: list[dict[str, Any]]) -> str:
         "were missed; [docs/results/claims.md](docs/results/claims.md) every figure with its command and commit."
     )
     return "\n".join(lines) + "\n"
+
+
+def budget(row: dict[str, Any], method: str) -> str:
+    """How long the trials of a table's claim trained; methods in one table may come from tables of several lengths."""
+    word, _, name = row["command"].rpartition(" ")
+    if not word.endswith("tables.py"):
+        return ""
+    run = read(f"docs/results/{name}/run.json")
+    if method.startswith("supervised"):
+        return f", {run['supervised_steps']} steps"
+    return f", {run['changes']['sweep']['epochs']} epochs"
 
 
 def pages(rows: list[dict[str, Any]]) -> dict[Path, str]:
