@@ -17,6 +17,7 @@ from pipeline.page.measured import grouped, number
 LOADING = """from pathlib import Path
 import torch
 from ie_model import artifact, inference
+
 model = artifact.load_artifact(Path("results/train/model"))
 q = inference.classify(model, torch.rand(2, *model.model.spec.shape)).exp()  # q(y|x) of two examples
 """

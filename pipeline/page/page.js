@@ -337,9 +337,26 @@
     });
     return best;
   };
+  /* Shows a part of a map around its point of interest: of the whole range if 0, else so much of the present one. */
+  const zoom = (name, factor) => {
+    const { x_range, y_range } = views.get(byId(`map-${name}`)).model;
+    const xy = data.maps[name][projection];
+    const at = xy[cursor[name] ?? (selected < data.sampled ? selected : 0)];
+    [x_range, y_range].forEach((range, side) => {
+      const [low, high] = span(xy.map((point) => point[side]), 0.04);
+      const width = factor ? Math.min(high - low, factor * (range.end - range.start)) : high - low;
+      const start = Math.max(low, Math.min(high - width, at[side] - width / 2));
+      range.setv({ start, end: start + width });
+    });
+    hideTip();
+  };
   const move = (name, i) => {
     cursor[name] = i;
     ring(name);
+    const { x_range, y_range } = views.get(byId(`map-${name}`)).model;
+    const [x, y] = data.maps[name][projection][i];
+    // A point outside the part that is shown is brought into it.
+    if (x < x_range.start || x > x_range.end || y < y_range.start || y > y_range.end) zoom(name, 1);
     showTip(i, ...places(name)[i]);
     byId("said").textContent = `${data.keys[i]}, class ${about(i)}`;
   };
@@ -362,6 +379,9 @@
       else if (event.key === "Home") move(name, 0);
       else if (event.key === "End") move(name, data.sampled - 1);
       else if (event.key === "Enter" || event.key === " ") select(start);
+      else if (event.key === "+" || event.key === "=") zoom(name, 0.5);
+      else if (event.key === "-") zoom(name, 2);
+      else if (event.key === "0") zoom(name, 0);
       else if (event.key === "Escape") hideTip();
       else return;
       event.preventDefault();
@@ -465,6 +485,8 @@
     document.addEventListener("click", (event) => {
       const button = event.target.closest("button.example");
       if (button) select(Number(button.dataset.point), true);
+      const lens = event.target.closest("button[data-zoom]");
+      if (lens) zoom(lens.dataset.map, Number(lens.dataset.zoom));
     });
     dark.addEventListener("change", () => { legend(); labelChart(); drawMaps(); charts(); swaps(); worst(); select(selected); });
     addEventListener("resize", scrollers);

@@ -215,6 +215,33 @@ def test_points_are_reached_selected_and_followed_by_keyboard_alone(browser: Bro
     assert page.evaluate("document.activeElement.id") == "detail"
 
 
+def test_a_map_is_zoomed_around_the_selected_point_by_button_and_by_key(
+    browser: Browser, pages: dict[Kind, Path]
+) -> None:
+    page = open_page(browser, pages["image"]).page
+
+    def gap() -> float:
+        (ax, ay), (bx, by) = (place_of(page, "r", row) for row in (0, 1))
+        return float(np.hypot(ax - bx, ay - by))
+
+    whole = gap()
+    page.get_by_label("Zoom in on r", exact=True).click()
+    assert gap() == pytest.approx(2 * whole, rel=0.02)
+    page.locator("#map-r").focus()
+    page.keyboard.press("+")
+    assert gap() == pytest.approx(4 * whole, rel=0.02)
+    page.keyboard.press("0")
+    assert gap() == pytest.approx(whole, rel=0.02)
+    for _ in range(3):
+        page.keyboard.press("+")
+    page.keyboard.press("End")
+    box = page.locator("#map-r").bounding_box()
+    assert box is not None
+    x, y = place_of(page, "r", 29)
+    assert box["x"] < x < box["x"] + box["width"], "the point that the keyboard goes to is brought into view"
+    assert box["y"] < y < box["y"] + box["height"]
+
+
 def test_the_controls_change_what_is_drawn(browser: Browser, pages: dict[Kind, Path]) -> None:
     page = open_page(browser, pages["image"]).page
 

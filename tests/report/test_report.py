@@ -217,7 +217,7 @@ def test_the_command_makes_a_page_where_no_sweep_was_run(tmp_path: Path) -> None
 
 
 def test_the_card_s_five_lines_load_the_model(project: Path) -> None:
-    assert len(LOADING.splitlines()) == 5
+    assert len([line for line in LOADING.splitlines() if line]) == 5
     assert f"```python\n{LOADING}```" in (project / "results/report/model_card.md").read_text()
     code = LOADING + "print(tuple(q.shape))\n"
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
@@ -230,6 +230,13 @@ def test_the_card_s_five_lines_load_the_model(project: Path) -> None:
         check=False,
     )
     assert done.stdout == "(2, 3)\n", done.stderr
+
+
+def test_the_card_passes_the_project_s_own_format(project: Path) -> None:
+    card = project / "results/report/model_card.md"
+    command = [sys.executable, "-m", "ruff", "format", "--check", "--isolated", "--line-length", "120", str(card)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_card_has_numbers_with_deviation_and_n_and_the_limits_that_were_measured(project: Path) -> None:
