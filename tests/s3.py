@@ -110,12 +110,14 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
         server.stop()
 
 
-def upload(door: Door, folder: Path, prefix: str) -> str:
-    """Copies the tars of a folder into the bucket; the location."""
+def upload(door: Door, folder: Path, prefix: str, bucket: str = BUCKET) -> str:
+    """Copies the tars of a folder into the bucket, or into a new one of another name; the location."""
     store = client(door)
+    if bucket != BUCKET:
+        store.create_bucket(Bucket=bucket)
     for path in sorted(folder.rglob("*.tar")):
-        store.put_object(Bucket=BUCKET, Key=f"{prefix}/{path.relative_to(folder)}", Body=path.read_bytes())
-    return f"s3://{BUCKET}/{prefix}"
+        store.put_object(Bucket=bucket, Key=f"{prefix}/{path.relative_to(folder)}", Body=path.read_bytes())
+    return f"s3://{bucket}/{prefix}"
 
 
 def keys(door: Door, prefix: str = "") -> list[str]:

@@ -8,7 +8,6 @@ import shlex
 import tarfile
 from pathlib import Path
 
-import boto3
 import pytest
 import yaml
 
@@ -17,7 +16,7 @@ from pipeline.shards import read_manifest
 from tests.own import write_digits
 from tests.pages import Shell, apply_diff, blocks, commands, write_files
 from tests.project import REPOSITORY, copy_project, run, succeed
-from tests.s3 import s3
+from tests.s3 import s3, upload
 
 PAGE = "docs/data.md"
 
@@ -78,10 +77,7 @@ def test_each_command_brings_own_data_into_shards(tmp_path: Path, monkeypatch: p
     succeed(project, "git", "commit", "--quiet", "--message", "own data")
     made = {}
     with s3(monkeypatch) as door:
-        client = boto3.client("s3", endpoint_url=door.url)
-        client.create_bucket(Bucket="my-bucket")
-        for path in sorted((project / "my_tars").glob("*.tar")):
-            client.put_object(Bucket="my-bucket", Key=f"my-tars/{path.name}", Body=path.read_bytes())
+        upload(door, project / "my_tars", "my-tars", bucket="my-bucket")
         shell = Shell(project, tmp_path / "tools")
         for command in commands(PAGE):
             if "patches" in command:  # run below, with its source

@@ -13,7 +13,8 @@ import pytest
 from tests.pages import copied
 from tests.project import run, succeed
 
-pytestmark = pytest.mark.slow
+# The project is made by whichever test comes first.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
