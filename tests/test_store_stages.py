@@ -69,21 +69,23 @@ def files(folder: Path, *, without: tuple[str, ...] = ()) -> dict[str, bytes]:
 def test_training_killed_and_left_without_its_store_gives_the_bytes_of_a_run_in_a_folder(
     digits_project: Path, tmp_path: Path, door: Door
 ) -> None:
-    whole = project_with(digits_project, tmp_path / "whole", train=ONE)
+    # Long enough that neither is over before it is seen to have begun.
+    long = ONE | {"epochs": 40}
+    whole = project_with(digits_project, tmp_path / "whole", train=long)
     succeed(whole, "ie", "train")
-    cut = project_with(digits_project, tmp_path / "cut", train=ONE, storage=STORE)
+    cut = project_with(digits_project, tmp_path / "cut", train=long, storage=STORE)
     with start(cut, "train") as first:
         # Ray's record of the first checkpoint: without it the run begins again, in a folder as well.
         wait_for(lambda: any(key.endswith("/checkpoint_manager_snapshot.json") for key in keys(door)), first)
         first.kill()
     with start(cut, "train") as second:
         output = cut / "output.txt"
-        wait_for(lambda: "epoch 2/4" in output.read_text(), second)
+        wait_for(lambda: "train: epoch " in output.read_text(), second)
         door.closed = True
         wait_for(lambda: f"storage at {STORE['url']} cannot be written to; trying again" in output.read_text(), second)
         door.closed = False
         assert second.wait(timeout=300) == 0, output.read_text()
-    assert "epoch 1/4" not in output.read_text(), "it went on, and did not begin again"
+    assert "epoch 1/40" not in output.read_text(), "it went on, and did not begin again"
     assert files(cut / "results/train", without=("timing.json",)) == files(
         whole / "results/train", without=("timing.json",)
     )
@@ -93,9 +95,11 @@ def test_training_killed_and_left_without_its_store_gives_the_bytes_of_a_run_in_
 def test_a_sweep_killed_on_a_store_goes_on_and_a_second_one_beside_it_is_refused(
     digits_project: Path, tmp_path: Path, door: Door
 ) -> None:
-    whole = project_with(digits_project, tmp_path / "whole", sweep=GRID)
+    # The supervised trial is over long before the other.
+    uneven = GRID | {"epochs": 60}
+    whole = project_with(digits_project, tmp_path / "whole", sweep=uneven)
     succeed(whole, "ie", "sweep")
-    cut = project_with(digits_project, tmp_path / "cut", sweep=GRID, storage=STORE)
+    cut = project_with(digits_project, tmp_path / "cut", sweep=uneven, storage=STORE)
     with start(cut, "sweep") as first:
         wait_for(lambda: any(key.endswith("/sweep.lock") for key in keys(door)), first)
         second = run(cut, "ie", "sweep")
