@@ -17,7 +17,7 @@ from ie_model.config import ModelConfig
 from ie_model.model import EquiVAE
 from ie_model.spec import DataSpec
 
-FORMAT = 2
+FORMAT = 3
 _WEIGHTS = "weights.safetensors"
 _CONFIG = "config.json"
 

@@ -44,7 +44,7 @@ class Bernoulli(Likelihood):
         return torch.sigmoid(out)
 
     def ceiling(self, x: Tensor) -> Tensor:
-        return (torch.xlogy(x, x) + torch.xlogy(1 - x, 1 - x)).flatten(1).sum(1)
+        return -(_entropy_term(x) + _entropy_term(1 - x)).flatten(1).sum(1)
 
 
 class DiscretizedLogistic(Likelihood):
@@ -123,6 +123,11 @@ class Multinomial(Likelihood):
     def _log_orders(self, x: Tensor) -> Tensor:
         """log n! / (x_1! ... x_W!), `[B]`."""
         return torch.lgamma(x.sum(-1) + 1) - torch.lgamma(x + 1).sum(-1)
+
+
+def _entropy_term(p: Tensor) -> Tensor:
+    """-p log p, and 0 at 0: `torch.xlogy` is not vectorised on CPUs."""
+    return -p * p.clamp(min=torch.finfo(p.dtype).tiny).log()
 
 
 def make_likelihood(spec: DataSpec) -> Likelihood:

@@ -11,26 +11,30 @@ from torch.nn import functional as F
 
 from ie_model.config import ModelConfig
 from ie_model.spec import DataSpec
+from ie_model.strided import StridedConv2d, StridedConvTranspose2d
 
 # Side of the feature map that a wide-residual trunk hands to its dense layer: coarse, but v needs to know where.
 _POOLED = 4
 
 
 class ImageTrunk(nn.Module):
-    """Stride-2 convolutions and one dense layer: `[B, C, H, W]` -> `[B, config.hidden]`."""
+    """Stride-2 convolutions and one dense layer: `[B, C, H, W]` -> `[B, config.hidden]`.
+
+    The dense layer takes the feature map with its channels last, as the convolutions leave it in memory.
+    """
 
     def __init__(self, spec: DataSpec, config: ModelConfig) -> None:
         super().__init__()
         channels, height, width = spec.shape
         layers: list[nn.Module] = []
         for out_channels in config.channels:
-            layers += [nn.Conv2d(channels, out_channels, kernel_size=5, stride=2, padding=2), nn.ReLU()]
+            layers += [StridedConv2d(channels, out_channels), nn.ReLU(inplace=True)]
             channels, height, width = out_channels, _half(height), _half(width)
         self.convolutions = nn.Sequential(*layers)
         self.dense = nn.Linear(channels * height * width, config.hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.dense(self.convolutions(x).flatten(1)))
+        return F.relu(self.dense(self.convolutions(x).permute(0, 2, 3, 1).flatten(1)), inplace=True)
 
 
 class ResidualBlock(nn.Module):
@@ -190,15 +194,14 @@ class ConvolutionalDecoder(nn.Module):
         layers: list[nn.Module] = []
         outputs = [channels, *config.channels[:-1]]
         for i in reversed(range(len(config.channels))):
-            small, large = sizes[i + 1], sizes[i]
-            # Stride 2 makes 2n - 1 of n; an even size takes one more.
-            extra = (large[0] - (2 * small[0] - 1), large[1] - (2 * small[1] - 1))
-            layers += [nn.ReLU(), nn.ConvTranspose2d(config.channels[i], outputs[i], 5, 2, 2, extra)]
+            layers += [nn.ReLU(), StridedConvTranspose2d(config.channels[i], outputs[i], sizes[i])]
         self.convolutions = nn.Sequential(*layers)
 
     def forward(self, r: Tensor, v: Tensor) -> Tensor:
         """r `[B, R]`, v `[B, V]` -> `[B, *spec.shape]`."""
-        result: Tensor = self.convolutions(self.dense(self.stem(r, v)).unflatten(-1, self.start))
+        channels, height, width = self.start
+        start = self.dense(self.stem(r, v)).unflatten(-1, (height, width, channels)).permute(0, 3, 1, 2)
+        result: Tensor = self.convolutions(start)
         return result
 
 

@@ -114,7 +114,7 @@ class Trainer:
         self.averaged = copy.deepcopy(self.model).requires_grad_(False) if averaged else None
         self.wrapped = session.wrap(self.objective)
         trained = [p for p in self.objective.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, lr=job.learning_rate, foreach=True)
+        self.optimizer = torch.optim.Adam(trained, lr=job.learning_rate, fused=True)
         self.unlabelled_batch = self._unlabelled_batch()
         self.labelled_plan = self._labelled_plan()
         self.state = Progress(job.fingerprint)
