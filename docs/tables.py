@@ -56,6 +56,16 @@ TABLES: dict[str, dict[str, Any]] = {
     "mnist-kl-warmup": _table(20, [100], ["supervised", "plain", "m2", "vae"], objective={"kl_warmup": 0.2}),
     "mnist-extended": _table(30, [100], ["supervised_augmented", "extended"], train=EXTENDED),
     "mnist-extended-more-labels": _table(15, [1000, "all"], ["supervised_augmented", "extended"], train=EXTENDED),
+    # The budget of mnist-plain.
+    "mnist-plain-more-labels": {
+        "sweep": {
+            "label_counts": [1000, 3000],
+            "methods": ["plain"],
+            "seeds": SEEDS,
+            "epochs": 20,
+            "measures": "errors",
+        }
+    },
     "mnist-ablations": _table(8, [100], ABLATIONS + OPTIONS),
     "fashion-mnist": _table(
         8, [100], ["supervised", "plain", "extended", "m2", "vae"], data={"source": "fashion-mnist"}
