@@ -230,6 +230,8 @@ def comparison(rows: list[dict[str, Any]]) -> str:
             f"\n## {folder.name}\n\n{source}, {grid['epochs']} epochs (supervised: {run['supervised_steps']} steps), "
             f"{len(grid['seeds'])} label subsets; `{run['command']}`, commit {run['commit']}, {run['hardware']}.\n"
         )
+        if git("ls-files", f"docs/results/{folder.name}/error_against_labels.png"):
+            parts.append(f"\n![Test error against the number of labels]({folder.name}/error_against_labels.png)\n")
         for labels in dict.fromkeys(labels for _, labels in cells(folder)):
             count = "all" if labels in LABELS_OF_ALL else labels
             methods = [method for method, n in cells(folder) if n == labels]

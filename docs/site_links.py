@@ -58,11 +58,10 @@ def place(source: str) -> str:
     """Where a file of the repository lies in the site's sources, both as paths from their root."""
     if source in _PLACES:
         return _PLACES[source]
-    if source.startswith("docs/"):
-        rest = source.removeprefix("docs/")
-        return rest if rest.endswith(".md") else f"repository/{source}.md"
-    suffix = Path(source).suffix
-    return f"repository/{source}" if suffix == ".md" or suffix in _PICTURES else f"repository/{source}.md"
+    as_it_is = Path(source).suffix in {".md"} | _PICTURES
+    if source.startswith("docs/") and as_it_is:
+        return source.removeprefix("docs/")
+    return f"repository/{source}" if as_it_is else f"repository/{source}.md"
 
 
 def _source(uri: str) -> str | None:

@@ -25,6 +25,7 @@ from tests.project import REPOSITORY
         ("cluster.yaml", "repository/cluster.yaml.md"),
         ("data/README.md", "repository/data/README.md"),
         ("results/evaluate/figures/swap.png", "repository/results/evaluate/figures/swap.png"),
+        ("docs/results/mnist-labels/plot.png", "results/mnist-labels/plot.png"),
     ],
 )
 def test_each_file_of_the_repository_has_one_place_in_the_site(source: str, where: str) -> None:
