@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ from pipeline.index import SCHEMA, read_index, write_index  # noqa: E402
 from pipeline.labels import choose_labelled  # noqa: E402
 from pipeline.params import load_params  # noqa: E402
 from pipeline.plan import LanePlan  # noqa: E402
-from pipeline.shards import FORMAT, Manifest, Shard, Split  # noqa: E402
+from pipeline.shards import FORMAT, File, Manifest, Shard, Split  # noqa: E402
 
 SHARD, SLICE, BATCH, CLASSES = 10_000, 256, 8192, 1000
 
@@ -56,6 +58,21 @@ def plan(num: int, folder: Path) -> dict[str, float]:
 
 def index(num: int, folder: Path) -> dict[str, float]:
     """An index as `shard` writes it, read as a rank reads it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:  # its memory is not the reader's
+        file = other.submit(write_rows, num, folder).result()
+    shards = tuple(Shard(path=f"{i}.tar", samples=SHARD, bytes=1, sha256="0" * 64) for i in range(num // SHARD))
+    split = Split(samples=num, class_counts={}, shards=shards, index=file)
+    spec = DataSpec(kind="image", shape=(1, 8, 8), dtype="uint8", classes=("a", "b"), likelihood="bernoulli")
+    manifest = Manifest.model_construct(format=FORMAT, spec=spec, splits={"train": split})
+    before, started = peak_mib(), time.perf_counter()
+    found = read_index(folder, manifest, "train")
+    seconds = time.perf_counter() - started
+    assert len(found) == num
+    return {"seconds": seconds, "memory_mib": peak_mib() - before, "bytes": float(file.bytes)}
+
+
+def write_rows(num: int, folder: Path) -> File:
+    """The index of as many computed rows."""
     position = np.arange(num)
     columns: dict[str, Any] = {
         "key": pa.array([f"train-{i:010d}" for i in range(num)]),
@@ -65,17 +82,7 @@ def index(num: int, folder: Path) -> dict[str, float]:
         "size": np.full(num, 280),
         "crc32": np.random.default_rng(0).integers(0, 2**32, num, dtype=np.uint32),
     }
-    file = write_index(folder / "index-train.parquet", pa.table(columns, schema=SCHEMA))
-    shards = tuple(Shard(path=f"{i}.tar", samples=SHARD, bytes=1, sha256="0" * 64) for i in range(num // SHARD))
-    split = Split(samples=num, class_counts={}, shards=shards, index=file)
-    del columns
-    spec = DataSpec(kind="image", shape=(1, 8, 8), dtype="uint8", classes=("a", "b"), likelihood="bernoulli")
-    manifest = Manifest.model_construct(format=FORMAT, spec=spec, splits={"train": split})
-    before, started = peak_mib(), time.perf_counter()
-    found = read_index(folder, manifest, "train")
-    seconds = time.perf_counter() - started
-    assert len(found) == num
-    return {"seconds": seconds, "memory_mib": peak_mib() - before, "bytes": float(file.bytes)}
+    return write_index(folder / "index-train.parquet", pa.table(columns, schema=SCHEMA))
 
 
 def labels(num: int, folder: Path) -> dict[str, float]:

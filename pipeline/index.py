@@ -5,10 +5,10 @@ A Parquet file a split, a row a sample, in the order of the manifest's shards an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,30 @@ SCHEMA = pa.schema(
         ("crc32", pa.uint32()),
     ]
 )
+
+
+class Keys(Sequence[str]):
+    """A column of names as Arrow holds it: a quarter of what as many Python strings take."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        key: str = self._column[int(place)].as_py()
+        return key
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self._column.iterchunks():
+            yield from chunk.to_pylist()
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +148,7 @@ def read_index(folder: Path, manifest: Manifest, split: SplitName) -> SplitIndex
         raise DataError(f"{path}: damaged, its size or SHA-256 is not the manifest's; {REMEDY}")
     table = pq.read_table(path, schema=SCHEMA)
     y, shard, offset, size = (table[name].to_numpy().astype(np.int64) for name in ("y", "shard", "offset", "size"))
-    index = SplitIndex(table["key"].to_pylist(), y, shard, offset, size, table["crc32"].to_numpy())
+    index = SplitIndex(Keys(table["key"]), y, shard, offset, size, table["crc32"].to_numpy())
     counts = np.bincount(shard, minlength=len(described.shards)).tolist()
     if counts != [s.samples for s in described.shards]:
         raise DataError(f"{path}: the samples of a shard are not as many as the manifest says; {REMEDY}")

@@ -85,7 +85,11 @@ def test_the_index_is_what_reading_the_tars_finds(whole: dict[str, bytes], tmp_p
         found = [index_tar(tmp_path / "made" / s.path, i, "npy") for i, s in enumerate(split.shards)]
         for column in ("y", "shard", "offset", "size", "crc32"):
             assert getattr(index, column).tolist() == [v for table in found for v in table[column].to_pylist()]
-        assert list(index.keys) == [key for table in found for key in table["key"].to_pylist()]
+        keys = [key for table in found for key in table["key"].to_pylist()]
+        assert list(index.keys) == keys
+        assert [index.keys[i] for i in range(len(index))] == keys
+        assert index.keys[2:7:2] == keys[2:7:2]
+        assert index.keys[-1] == keys[-1]
 
 
 # A run of its own, which reads slowly while a file is there: enough time to kill it in the middle.
