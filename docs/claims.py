@@ -328,6 +328,7 @@ def pages(rows: list[dict[str, Any]]) -> dict[Path, str]:
     return {
         REPOSITORY / "README.md": filled((REPOSITORY / "README.md").read_text(), "", headline(rows)),
         REPOSITORY / "docs/benchmarks.md": benchmarks(rows),
+        REPOSITORY / "docs/scale.md": scale(rows),
         REPOSITORY / "docs/results/claims.md": heading + table(rows),
         REPOSITORY / "docs/results/method.md": comparison(rows),
     }
@@ -346,6 +347,11 @@ def benchmarks(rows: list[dict[str, Any]]) -> str:
     for part in ("reading", "sharding", "step", "loop", "evaluating"):
         page = filled(page, f" {part}", figures(rows, f"-{part}-"))
     return page
+
+
+def scale(rows: list[dict[str, Any]]) -> str:
+    """docs/scale.md with its table."""
+    return filled((REPOSITORY / "docs/scale.md").read_text(), " scale", figures(rows, "-scale-"))
 
 
 def figures(rows: list[dict[str, Any]], word: str) -> str:
