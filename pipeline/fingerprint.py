@@ -20,6 +20,7 @@ TRAINING = (
     "ie_model.networks",
     "ie_model.objective",
     "ie_model.spec",
+    "ie_model.strided",
     "pipeline.cache",
     "pipeline.checkpoint",
     "pipeline.index",
