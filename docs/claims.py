@@ -62,6 +62,8 @@ TARGETS = {
     "mnist-100-plain-test-error": "below 6",
     "mnist-1000-plain-test-error": "below 3.5",
     "mnist-3000-plain-test-error": "below 2.2",
+    "mnist-1000-plain-test-error-12-epochs": "below 3.5",
+    "mnist-3000-plain-test-error-12-epochs": "below 2.2",
     "mnist-100-extended-test-error": "at most 0.95",
     "mnist-1000-extended-test-error": "at most 0.7",
     "mnist-all-extended-test-error": "at most 0.45",

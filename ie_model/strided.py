@@ -1,7 +1,7 @@
 """5x5 convolutions of stride 2 and their transposes, computed the way that CPUs are fast at.
 
 A library's input gradient of a strided convolution, which is also the forward pass of its transpose, scatters; on a CPU
-in bfloat16 it takes six times as long as the forward pass. It can be written as one 3x3 convolution of stride 1 that
+it takes several times as long as the forward pass. It can be written as one 3x3 convolution of stride 1 that
 gives the four phases of each 2x2 block as channels: the sub-pixel form (Shi et al., CVPR 2016). The values are the same
 but for rounding. Elsewhere than on a CPU, `torch`'s own are used.
 
@@ -48,10 +48,10 @@ class StridedConvTranspose2d(nn.ConvTranspose2d):
         self.size = size
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """`[B, D, ceil(H / 2), ceil(W / 2)]` -> `[B, C, H, W]`."""
+        """`[B, D, ceil(H / 2), ceil(W / 2)]` -> `[B, C, H, W]`; `output_size` is not used, the layer has its size."""
         assert self.bias is not None
         if input.device.type != "cpu":
-            return super().forward(input, output_size)
+            return super().forward(input)
         y, weight, bias = _as_autocast(input, self.weight, self.bias)
         result: Tensor = _Transpose.apply(y, weight, bias, self.size)  # type: ignore[no-untyped-call]
         return result

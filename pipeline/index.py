@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
 
 
 class Keys(Sequence[str]):
-    """A column of names as Arrow holds it: a quarter of what as many Python strings take."""
+    """A column of names as Arrow holds it: far smaller than as many Python strings."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._column = column

@@ -34,7 +34,7 @@ from pipeline.methods import METHODS, apply_method
 from pipeline.overlay import dotted, merged, nested, set_params
 from pipeline.params import Params, parse_params
 from pipeline.progress import Log, say, time_left
-from pipeline.sessions import TrialSession
+from pipeline.sessions import TrialSession, giving_memory_back
 from pipeline.shards import read_manifest
 from pipeline.storage import Storage, open_storage
 from pipeline.sweep import end_when_interrupted, pack
@@ -171,6 +171,7 @@ class _SearchSession(TrialSession):
         tune.report({"epoch": int(metrics["epoch"])} | {name: metrics[name] for name in _METRICS if name in metrics})
 
 
+@giving_memory_back()
 def _trial(values: dict[str, Any], raw: dict[str, Any], project: str, shards: str) -> None:
     """What Tune runs for each suggestion. `shards`: see `pipeline.travel.shards_for_workers`."""
     with tempfile.TemporaryDirectory() as folder:

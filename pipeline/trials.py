@@ -9,8 +9,6 @@ What a finished trial measured lies in the storage folder under the trial's fing
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import itertools
 import traceback
 from dataclasses import dataclass
@@ -35,7 +33,7 @@ from pipeline.models import read_model
 from pipeline.params import EvaluateParams, Params
 from pipeline.provenance import hardware
 from pipeline.scoring import measure_model
-from pipeline.sessions import TrialSession, trial_session
+from pipeline.sessions import TrialSession, giving_memory_back, trial_session
 from pipeline.shards import Manifest, read_manifest
 from pipeline.storage import Storage, open_storage, read_record, write_record
 from pipeline.training_data import read_split
@@ -162,6 +160,7 @@ def finished_result(storage: Storage, fingerprint: str, asked: str) -> TrialResu
     return result if asked in ("", result.measured_as) else None
 
 
+@giving_memory_back()
 def run_trial(config: dict[str, Any], task: Task) -> None:
     """What Tune runs for each trial: train, measure on the test split once, keep model and result.
 
@@ -198,7 +197,6 @@ def run_trial(config: dict[str, Any], task: Task) -> None:
             session.tell({"again": job.fingerprint, "error": text})
     with contextlib.suppress(ResourceError):
         storage.remove(log)
-    return_free_memory()
     session.tell({"finished": result.model_dump()})
     tune.report({"finished": 1})
 
@@ -249,19 +247,6 @@ def _train(job: Job, session: TrialSession, storage: Storage, commit: str) -> di
         write_record(storage, f"{name}/trained.json", trained)
         storage.remove(f"{name}/checkpoint")
     return trained
-
-
-def return_free_memory() -> None:
-    """Gives memory that nothing uses back to the system.
-
-    Tune runs each trial in a thread of its own, and glibc keeps what a thread has freed for later threads, which seldom
-    get the same part of it: a worker of many trials would hold several times what one trial needs.
-    """
-    gc.collect()
-    # Other C libraries have no such function, and no such habit.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def score(job: Job, artifact: Artifact, settings: EvaluateParams | None, oracle: Artifact | None) -> dict[str, float]:

@@ -54,16 +54,16 @@ class Tiny:
     bundled: bool = False
 
     def write_bundled(self, folder: Path) -> None:
-        raise NotImplementedError
+        raise AssertionError("fetch looked inside a source")
 
     def spec(self, raw: Path) -> DataSpec:
-        raise NotImplementedError
+        raise AssertionError("fetch looked inside a source")
 
     def vocabulary(self, raw: Path) -> tuple[str, ...]:
-        raise NotImplementedError
+        raise AssertionError("fetch looked inside a source")
 
     def examples(self, raw: Path, split: RawSplit) -> Examples:
-        raise NotImplementedError
+        raise AssertionError("fetch looked inside a source")
 
 
 def raw_file(name: str = "file", content: bytes = CONTENT, **places: tuple[str, ...]) -> RawFile:

@@ -73,10 +73,14 @@ def test_in_reduced_precision_the_error_is_torchs_own(channels: int) -> None:
     assert layer.weight.grad.dtype == torch.float32
 
 
-def test_frozen_input_and_empty_batch() -> None:
-    layer = StridedConv2d(5, 3)
-    x = torch.randn(2, 5, 8, 8, generator=seeded())
-    layer(x).sum().backward()
-    assert x.grad is None
-    assert layer(x[:0]).shape == (0, 3, 4, 4)
+def test_the_kernels_gradient_is_the_same_where_the_input_needs_none() -> None:
+    layer, x = StridedConv2d(5, 3), torch.randn(2, 5, 8, 8, generator=seeded())
+    found = [
+        torch.autograd.grad(layer(x.requires_grad_(needed)).square().sum(), layer.weight)[0] for needed in (False, True)
+    ]
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+def test_an_empty_batch() -> None:
+    assert StridedConv2d(5, 3)(torch.zeros(0, 5, 8, 8)).shape == (0, 3, 4, 4)
     assert StridedConvTranspose2d(5, 3, (7, 8))(torch.zeros(0, 5, 4, 4)).shape == (0, 3, 7, 8)
