@@ -1,17 +1,21 @@
 """What latents cost beside bare forward passes: `python benchmarks/evaluating.py [--small]`.
 
 Two ways take turns over the same examples, in one thread: `evaluate`'s export (encode, decode, check, Parquet) and the
-bare passes of the same model that it is made of. Then `ie embed` on arrays of growing length, for its peak memory: that
-of examples is constant. Writes benchmarks/evaluating.json, unless it is `--small`.
+bare passes of the same model that it is made of. Then peak memory, each in a process of its own: of the export with
+longer and longer train, streamed, and of `ie embed` on arrays of growing length. Writes benchmarks/evaluating.json,
+unless it is `--small`.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +26,24 @@ REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.common import by_turns, keep, make_params, make_trainer, tell  # noqa: E402
-from ie_model.artifact import Artifact, save_artifact  # noqa: E402
-from ie_model.inference import encode, in_batches  # noqa: E402
-from pipeline.evaluate import _encode_splits  # noqa: E402
+from benchmarks.sharding import Computed, Keys  # noqa: E402
+from ie_model.artifact import Artifact, load_artifact, save_artifact  # noqa: E402
+from ie_model.inference import encode  # noqa: E402
+from ie_model.networks import to_float  # noqa: E402
+from ie_model.spec import DataSpec  # noqa: E402
+from pipeline.evaluate import export  # noqa: E402
 from pipeline.jobs import choose_reading, shards_folder  # noqa: E402
 from pipeline.params import Params  # noqa: E402
-from pipeline.reader import SplitData  # noqa: E402
+from pipeline.shard import Content, Layout, pack  # noqa: E402
 from pipeline.shards import SplitName, read_manifest  # noqa: E402
+from pipeline.sources.base import Values  # noqa: E402
+from pipeline.splits import Split, open_split  # noqa: E402
 from pipeline.training_data import read_split  # noqa: E402
 
-# Peak memory of a command, in MiB, as the system counts it; run in a process of its own.
+# Each ends with its peak memory. Not getrusage's: that begins with the memory of the process that started it.
 EMBED = """
-import resource, sys
+import sys
+from benchmarks.evaluating import peak
 from pipeline.cli import main
 sys.argv = ["ie", *sys.argv[1:]]
 try:
@@ -41,16 +51,69 @@ try:
 except SystemExit as end:
     if end.code:
         raise
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peak())
 """
 
 
-def bare(artifact: Artifact, splits: dict[SplitName, SplitData], params: Params) -> None:
+def bare(artifact: Artifact, splits: dict[SplitName, Split], params: Params) -> None:
     """The passes alone; their results are dropped."""
     generator = torch.Generator().manual_seed(params.evaluate.seed)
     for split in splits.values():
-        for batch in in_batches(split.x, params.evaluate.batch_size):
-            encode(artifact, batch, float(artifact.provenance["prune"]), generator)
+        for _, batch in split.batches(params.evaluate.batch_size):
+            encode(artifact, to_float(batch.x), float(artifact.provenance["prune"]), generator)
+
+
+EXPORT = """
+import sys
+from pathlib import Path
+from benchmarks.evaluating import export_stream, peak
+export_stream(Path(sys.argv[1]))
+print(peak())
+"""
+
+
+def peak() -> float:
+    """The largest resident memory that this process has had, in MiB."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmHWM"].split()[0]) / 1024
+
+
+def export_stream(folder: Path) -> None:
+    """The export of `<folder>/shards` by `<folder>/model`, its train and val streamed as `reader.mode: stream` does."""
+    params = make_params(reader={"mode": "stream"})
+    artifact, manifest = load_artifact(folder / "model"), read_manifest(folder / "shards")
+    reading = choose_reading(params.reader, REPOSITORY, manifest)
+    splits: dict[SplitName, Split] = {
+        name: open_split(folder / "shards", manifest, name, reading) for name in ("train", "val")
+    }
+    splits["test"] = read_split(folder / "shards", manifest, "test", reading)
+    export(artifact, splits, np.arange(100), params, folder / "streamed.parquet", "benchmark")
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures(Computed):
+    """See `Computed`, as large as MNIST's."""
+
+    def read(self, i: int) -> Values:
+        return np.resize(super().read(i), (1, 28, 28)).astype(np.uint8)
+
+
+def export_memory(folder: Path, num: int, spec: DataSpec) -> int:
+    """Peak MiB of the export of `num` training images, and a thousand each of val and test."""
+    train, test = (Pictures(Keys(split, n), np.arange(n) % 10) for split, n in (("train", num + 1000), ("test", 1000)))
+    content = Content("computed", {}, spec, (), {"train": train, "test": test})
+    layout = Layout(encoding="npy", num_shards=max(1, num // 10_000), num_val=1000, split_seed=0)
+    shards = folder / "shards"
+    shutil.rmtree(shards, ignore_errors=True)
+    pack(content, layout, shards, lambda line: None, writers=1)
+    return peak_memory(EXPORT, str(folder))
+
+
+def peak_memory(script: str, *arguments: str) -> int:
+    """MiB that a script prints in its last line."""
+    command, environment = [sys.executable, "-c", script, *arguments], os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+    return round(float(done.stdout.splitlines()[-1]))
 
 
 def embed_memory(folder: Path, num: int, shape: tuple[int, ...]) -> int:
@@ -60,10 +123,8 @@ def embed_memory(folder: Path, num: int, shape: tuple[int, ...]) -> int:
         rows = array[begin : begin + 10_000]
         rows[:] = np.random.default_rng(begin).integers(0, 256, rows.shape, dtype=np.uint8)
     array.flush()
-    command = [sys.executable, "-c", EMBED, "embed", str(folder / "model"), str(folder / "x.npy")]
-    command += ["--out", str(folder / "latents.parquet")]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    return round(float(done.stdout.splitlines()[-1]))
+    arguments = str(folder / "model"), str(folder / "x.npy"), "--out", str(folder / "latents.parquet")
+    return peak_memory(EMBED, "embed", *arguments)
 
 
 def main() -> None:
@@ -82,28 +143,30 @@ def main() -> None:
     folder = shards_folder(params, REPOSITORY)
     manifest = read_manifest(folder)
     reading = choose_reading(params.reader, REPOSITORY, manifest)
-    names: tuple[SplitName, ...] = ("test",) if small else ("train", "val", "test")
-    splits = {name: read_split(folder, manifest, name, reading) for name in names}
+    names: tuple[SplitName, ...] = ("val", "test") if small else ("train", "val", "test")
+    splits: dict[SplitName, Split] = {name: read_split(folder, manifest, name, reading) for name in names}
     with tempfile.TemporaryDirectory() as parent:
         place = Path(parent)
-        labelled = np.arange(100)
-        export = functools.partial(
-            _encode_splits, artifact, splits, labelled, params, place / "exported.parquet", "benchmark"
-        )
-        tasks: dict[str, Any] = {"export": export, "bare": functools.partial(bare, artifact, splits, params)}
+        arguments = artifact, splits, np.arange(100), params, place / "exported.parquet", "benchmark"
+        tasks: dict[str, Any] = {
+            "export": functools.partial(export, *arguments),
+            "bare": functools.partial(bare, artifact, splits, params),
+        }
         seconds = by_turns(tasks, 1 if small else 5)
         tell(str(seconds))
         (place / "model").mkdir()
         save_artifact(place / "model", artifact)
         sizes = (1_000, 2_000) if small else (20_000, 80_000, 320_000)
-        memory = {str(num): embed_memory(place, num, manifest.spec.shape) for num in sizes}
+        memory = {
+            "export_memory_mib": {str(num): export_memory(place, num, manifest.spec) for num in sizes},
+            "embed_memory_mib": {str(num): embed_memory(place, num, manifest.spec.shape) for num in sizes},
+        }
     measured = {
         "examples": sum(len(split) for split in splits.values()),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "ratio": round(seconds["bare"] / seconds["export"], 3),
-        "embed_memory_mib": memory,
         "rounds": 1 if small else 5,
-    }
+    } | memory
     keep("evaluating", measured, small)
 
 

@@ -101,8 +101,9 @@ def evaluating_claims(measured: dict[str, Any]) -> list[dict[str, Any]]:
     """The export of latents beside bare passes, and memory by number of examples."""
     n, ratio = measured["rounds"], measured["ratio"]
     rows = [claim("mnist-latents-evaluating-export-to-bare", ratio, "ratio", "higher", n, "at least 0.8")]
-    for number, memory in measured["embed_memory_mib"].items():
-        rows.append(claim(f"images-28x28-{number}-evaluating-embed-memory", memory, "MiB", "lower", 1))
+    for kind in ("export", "embed"):
+        for number, memory in measured[f"{kind}_memory_mib"].items():
+            rows.append(claim(f"images-28x28-{number}-evaluating-{kind}-memory", memory, "MiB", "lower", 1))
     return rows
 
 

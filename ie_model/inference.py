@@ -46,6 +46,9 @@ class Encoded:
     reconstruction: Tensor
     """E[x | r_y, v_mean], `[B, *shape]`."""
 
+    squared_error: Tensor
+    """Mean over values of (x - reconstruction)^2, `[B]`."""
+
 
 def in_batches(x: Tensor, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
     """Stored examples `[N, *shape]` as float batches on a device."""
@@ -173,7 +176,8 @@ def encode(
     mean, log_var = model.posterior(features, r_predicted)
     bound = unlabelled_bound(model, x, features, r, log_q, prune, generator).bound
     reconstruction = model.reconstruct(r_predicted, mean, x)
-    return Encoded(f, log_q, mean, log_var, normal_kl(mean, log_var), bound, reconstruction)
+    error = squared_error(x, reconstruction)
+    return Encoded(f, log_q, mean, log_var, normal_kl(mean, log_var), bound, reconstruction, error)
 
 
 def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:

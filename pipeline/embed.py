@@ -48,7 +48,7 @@ def embed(model: Path, source: Path, out: Path, log: Log, *, resize: bool, batch
             x = to_float(torch.from_numpy(np.stack([padded(e.x, spec) for e in group])).to(device))
             y = np.array([-1 if e.y is None else e.y for e in group], dtype=np.int64)
             encoded = encode(artifact, x, float(artifact.provenance["prune"]), generator)
-            writer.write([e.key for e in group], "new", y, None, x, encoded)
+            writer.write([e.key for e in group], "new", y, None, encoded)
             done += len(group)
             meter.update(done)
     meter.close()

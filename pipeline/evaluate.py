@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from ie_model import measures
 from ie_model.artifact import Artifact
@@ -33,8 +33,9 @@ from pipeline.params import Params
 from pipeline.progress import Log, Meter
 from pipeline.provenance import commit, hardware
 from pipeline.reader import SplitData
-from pipeline.scoring import Encodings, encode_split, measure_model
+from pipeline.scoring import Encodings, encode_batches, measure_model
 from pipeline.shards import Manifest, SplitName, read_manifest
+from pipeline.splits import Split, open_split
 from pipeline.storage import open_storage
 from pipeline.training_data import check_shards, read_split
 
@@ -61,10 +62,11 @@ def evaluate(params: Params, project: Path, log: Log) -> Path:
     check_shards(folder, manifest, names, reading)
     out = project / "results" / "evaluate"
     out.mkdir(parents=True, exist_ok=True)
-    splits = {name: read_split(folder, manifest, name, reading) for name in names}
-    train = splits["train"]
+    train, val = (open_split(folder, manifest, name, reading) for name in ("train", "val"))
+    test = read_split(folder, manifest, "test", reading)
+    splits: dict[SplitName, Split] = {"train": train, "val": val, "test": test}
     labelled = choose_labelled(train.keys, train.y, manifest.spec.classes, params.labels.count, params.labels.seed)
-    encoded = _encode_splits(
+    encoded, val_error = export(
         artifact, splits, labelled, params, out / "latents.parquet", sha256_file(folder / "manifest.json")
     )
     storage = open_storage(params.storage.url, project, tell=lambda line: log(f"evaluate: {line}"))
@@ -74,25 +76,21 @@ def evaluate(params: Params, project: Path, log: Log) -> Path:
     rows = measure_model(
         artifact,
         train,
-        train.take(labelled),
-        splits["test"],
+        labelled,
+        test,
         oracle,
         params.evaluate,
         params.train.device,
-        encoded["test"],
+        encoded,
     )
-    val = encoded["val"]
-    val_error = 100 * measures.error_rate(val.probabilities.argmax(1), val.y)
     chosen_by = {"val_error_classifier_pct": round(val_error, 6), "labels": int(artifact.class_counts.sum())}
     if reading.faults == "skip":
         chosen_by["skipped"] = sum(split.skipped for split in splits.values())
     write_json(out / "metrics.json", flat(rows) | chosen_by)
     write_table(out / "measures.csv", rows)
-    _write_tables(out, manifest, encoded["test"], params)
-    _write_images(out / "images.npz", artifact, splits["test"], params)
-    gallery = make_gallery(
-        artifact, splits["test"], encoded["test"], manifest.vocabulary, params.report, params.train.device
-    )
+    _write_tables(out, manifest, encoded, params)
+    _write_images(out / "images.npz", artifact, test, params)
+    gallery = make_gallery(artifact, test, encoded, manifest.vocabulary, params.report, params.train.device)
     save_gallery(out / "gallery.safetensors", gallery)
     _draw(out, manifest)
     write_json(
@@ -103,41 +101,44 @@ def evaluate(params: Params, project: Path, log: Log) -> Path:
     return out
 
 
-def _encode_splits(
+def export(
     artifact: Artifact,
-    splits: dict[SplitName, SplitData],
+    splits: dict[SplitName, Split],
     labelled: npt.NDArray[np.int64],
     params: Params,
     path: Path,
     data_hash: str,
-) -> dict[SplitName, Encodings]:
-    """Encodes every split, and writes the latents on the way."""
+) -> tuple[Encodings, float]:
+    """Writes the latents of every split.
+
+    Memory: that of test, whose encodings are returned with the classifier's error on val in percent, and of a batch.
+
+    Args:
+        labelled: rows of train that the run was told the class of.
+        data_hash: see `latent_writer`.
+    """
     generator = torch.Generator().manual_seed(params.evaluate.seed)
     meter = Meter("evaluate", sum(len(split) for split in splits.values()), "examples")
-    done = 0
-    result: dict[SplitName, Encodings] = {}
+    done = wrong = num_val = 0
+    kept: list[tuple[npt.NDArray[np.int64], Encoded]] = []
     with latent_writer(path, artifact, data_hash) as writer:
         for name, split in splits.items():
             used = np.zeros(len(split), dtype=bool)
             if name == "train":
                 used[labelled] = True
-
-            def write(
-                rows: slice,
-                x: Tensor,
-                e: Encoded,
-                name: SplitName = name,
-                split: SplitData = split,
-                used: npt.NDArray[np.bool_] = used,
-            ) -> None:
-                nonlocal done
-                writer.write(split.keys[rows], name, split.y[rows], used[rows], x, e)
-                done += len(x)
+            for rows, batch, encoded in encode_batches(
+                artifact, split, params.evaluate, params.train.device, generator
+            ):
+                writer.write(batch.keys, name, batch.y, used[rows], encoded)
+                if name == "val":
+                    wrong += int((encoded.log_q.argmax(1).cpu().numpy() != batch.y).sum())
+                    num_val += len(batch)
+                elif name == "test":
+                    kept.append((batch.y, replace(encoded, reconstruction=encoded.reconstruction[:0])))
+                done += len(batch)
                 meter.update(done)
-
-            result[name] = encode_split(artifact, split, params.evaluate, params.train.device, generator, write)
     meter.close()
-    return result
+    return Encodings.of(kept), 100 * wrong / num_val
 
 
 def _write_tables(out: Path, manifest: Manifest, test: Encodings, params: Params) -> None:

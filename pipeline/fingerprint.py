@@ -46,6 +46,7 @@ MEASURING = (
     "pipeline.measure",
     "pipeline.oracle",
     "pipeline.scoring",
+    "pipeline.splits",
     "pipeline.style",
 )
 _PACKAGES = ("numpy", "ray", "torch")

@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ie_model.spec import DataSpec
@@ -54,6 +55,15 @@ class Keys(Sequence[str]):
         key: str = self._column[int(place)].as_py()
         return key
 
+    def take(self, rows: IntArray) -> Keys:
+        """Some of the names."""
+        return Keys(self._column.take(pa.array(rows)))
+
+    def order(self) -> IntArray:
+        """Rows in the order of their names."""
+        rows: IntArray = pc.sort_indices(self._column).to_numpy().astype(np.int64)
+        return rows
+
     def __iter__(self) -> Iterator[str]:
         for chunk in self._column.iterchunks():
             yield from chunk.to_pylist()
@@ -63,7 +73,7 @@ class Keys(Sequence[str]):
 class SplitIndex:
     """The samples of a split, N rows."""
 
-    keys: Sequence[str]
+    keys: Keys
     y: IntArray
     """Class index, -1 where the label is not known."""
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ie_model.artifact import Artifact
-from ie_model.inference import Encoded, squared_error
+from ie_model.inference import Encoded
 from pipeline.files import atomic_file
 
 
@@ -56,14 +56,12 @@ class LatentWriter:
         split: str,
         y: npt.NDArray[np.int64] | None,
         label_used: npt.NDArray[np.bool_] | None,
-        x: torch.Tensor,
         encoded: Encoded,
     ) -> None:
-        """One batch of examples x `[B, *shape]` in [0, 1] and what the model says of them."""
+        """One batch of examples, and what the model says of them."""
         names = np.array(self._classes, dtype=object)
         prediction = encoded.log_q.argmax(1).cpu().numpy()
         labels = [None] * len(keys) if y is None else [self._classes[c] if c >= 0 else None for c in y]
-        error = squared_error(x, encoded.reconstruction)
         columns: dict[str, Any] = {
             "key": list(keys),
             "split": [split] * len(keys),
@@ -75,7 +73,7 @@ class LatentWriter:
             "v_mean": _vectors(encoded.v_mean),
             "v_log_var": _vectors(encoded.v_log_var),
             "bound_nats": encoded.bound.cpu().numpy(),
-            "squared_error": error.cpu().numpy(),
+            "squared_error": encoded.squared_error.cpu().numpy(),
         }
         arrays = [pa.array(columns[field.name], type=field.type) if not isinstance(columns[field.name], pa.Array)
                   else columns[field.name] for field in self._schema]  # fmt: skip

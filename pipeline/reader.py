@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,13 @@ class SplitData:
     def take(self, rows: IntArray) -> SplitData:
         """Some of the examples."""
         return SplitData(self.spec, [self.keys[i] for i in rows], self.x[torch.from_numpy(rows)], self.y[rows])
+
+    def batches(self, size: int) -> Iterator[tuple[IntArray, SplitData]]:
+        """All examples in their order, `size` at a time: their rows, and they."""
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            part = SplitData(self.spec, self.keys[rows], self.x[rows], self.y[rows])
+            yield np.arange(start, start + len(part)), part
 
 
 def memory_bytes(manifest: Manifest, splits: Sequence[SplitName]) -> int:

@@ -6,14 +6,13 @@ fools it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from ie_model import measures
 from ie_model.artifact import Artifact
@@ -27,10 +26,12 @@ from ie_model.inference import (
     squared_error,
 )
 from ie_model.model import squared_distances
+from ie_model.networks import to_float
 from pipeline.measure import Array, Better, Measure
 from pipeline.params import EvaluateParams
 from pipeline.progress import Meter
 from pipeline.reader import SplitData
+from pipeline.splits import Split
 from pipeline.style import style, swap_measures
 
 Probe = Literal["linear", "mlp"]
@@ -50,6 +51,15 @@ class Encodings:
     bound: Array
     squared_error: Array
 
+    @classmethod
+    def of(cls, batches: Iterable[tuple[npt.NDArray[np.int64], Encoded]]) -> Encodings:
+        """Of the classes of batches and what the model says of them."""
+        parts: list[tuple[npt.NDArray[Any], ...]] = []
+        for y, e in batches:
+            kept = (e.log_q.exp(), e.f, e.v_mean, e.v_log_var, e.kl, e.bound, e.squared_error)
+            parts.append((y, *(t.cpu().numpy() for t in kept)))
+        return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
     def take(self, rows: npt.NDArray[Any]) -> Encodings:
         """Some of the examples."""
         return Encodings(*(column[rows] for column in vars(self).values()))
@@ -61,38 +71,47 @@ class Encodings:
         return sampled
 
 
+def encode_batches(
+    artifact: Artifact, split: Split, settings: EvaluateParams, device: str, generator: torch.Generator
+) -> Iterator[tuple[npt.NDArray[np.int64], SplitData, Encoded]]:
+    """`encode` of a whole split: rows, examples and what the model says of them; one batch is in memory at a time.
+
+    Raises:
+        DataError: an example cannot be had.
+    """
+    prune = float(artifact.provenance["prune"])
+    for rows, batch in split.batches(settings.batch_size):
+        yield rows, batch, encode(artifact, to_float(batch.x.to(device)), prune, generator)
+
+
 def encode_split(
     artifact: Artifact,
     split: SplitData,
     settings: EvaluateParams,
     device: str,
     generator: torch.Generator,
-    on_batch: Callable[[slice, Tensor, Encoded], None] | None = None,
     condition: npt.NDArray[np.int64] | None = None,
 ) -> Encodings:
-    """`encode` of a whole split; `on_batch` sees each batch of it.
+    """`encode` of a whole split.
 
     Args:
         condition: classes to condition v on instead of the predicted ones, `[N]`.
     """
-    prune, size = float(artifact.provenance["prune"]), settings.batch_size
-    parts: list[tuple[npt.NDArray[Any], ...]] = []
-    for start, batch in zip(range(0, len(split), size), in_batches(split.x, size, device), strict=True):
-        rows = slice(start, start + len(batch))
-        chosen = None if condition is None else torch.from_numpy(condition[rows]).to(device)
-        e = encode(artifact, batch, prune, generator, chosen)
-        if on_batch is not None:
-            on_batch(rows, batch, e)
-        error = squared_error(batch, e.reconstruction)
-        kept = (e.log_q.exp(), e.f, e.v_mean, e.v_log_var, e.kl, e.bound, error)
-        parts.append((split.y[rows], *(t.cpu().numpy() for t in kept)))
-    return Encodings(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    if condition is None:
+        return Encodings.of(
+            (batch.y, e) for _, batch, e in encode_batches(artifact, split, settings, device, generator)
+        )
+    prune, chosen = float(artifact.provenance["prune"]), torch.from_numpy(condition).to(device)
+    return Encodings.of(
+        (batch.y, encode(artifact, to_float(batch.x.to(device)), prune, generator, chosen[torch.from_numpy(rows)]))
+        for rows, batch in split.batches(settings.batch_size)
+    )
 
 
 def measure_model(
     artifact: Artifact,
-    train: SplitData,
-    labelled: SplitData,
+    train: Split,
+    labelled: npt.NDArray[np.int64],
     test: SplitData,
     oracle: Artifact,
     settings: EvaluateParams,
@@ -102,8 +121,8 @@ def measure_model(
     """Every measure that fits the model, in the order of the table.
 
     Args:
-        train: where probes and regressors are fitted, on the points whose class is known; labelled: those among them
-            that the run was told of.
+        train: where probes and regressors are fitted, on the points whose class is known.
+        labelled: rows of train that the run was told the class of.
         oracle: an independent classifier, trained with all labels, that judges swaps.
         encoded: `encode_split` of test, where it has been done already.
     """
@@ -122,7 +141,7 @@ def measure_model(
     wrong = None
     if has_classes:
         rows = rules(artifact, test, encoded, settings, device) + rows
-        rows += support_sizes(artifact, test, labelled, encoded, settings, device)
+        rows += support_sizes(artifact, test, train, labelled, encoded, settings, device)
         conditions = [
             (e.probabilities.argmax(1) + rng.integers(1, artifact.model.num_codes, len(e.y))) % artifact.model.num_codes
             for e in (fit_encoded, encoded)
@@ -193,7 +212,8 @@ def bounds(
 def support_sizes(
     artifact: Artifact,
     test: SplitData,
-    labelled: SplitData,
+    train: Split,
+    labelled: npt.NDArray[np.int64],
     encoded: Encodings,
     settings: EvaluateParams,
     device: str,
@@ -202,7 +222,7 @@ def support_sizes(
     """Reconstruction and nearest prototype where each r_y is the mean of m labelled points only; m as far as there are.
 
     Args:
-        labelled: the labelled points of train.
+        labelled: rows of train.
     """
     model = artifact.model
     if model.config.class_code != "embedding":
@@ -210,14 +230,14 @@ def support_sizes(
     rng = np.random.default_rng(settings.seed + 4)
     x = torch.cat(list(in_batches(test.x[: settings.iw_points], settings.batch_size, device)))
     y, f = test.y[: len(x)], torch.from_numpy(encoded.f[: len(x)]).to(device)
-    members = [np.flatnonzero(labelled.y == c) for c in range(model.spec.num_classes)]
+    members = [labelled[train.y[labelled] == c] for c in range(model.spec.num_classes)]
     rows = []
     for m in sizes:
         if m > min(map(len, members)):
             continue
-        chosen = torch.from_numpy(np.concatenate([rng.choice(c, m, replace=False) for c in members]))
+        chosen = train.take(np.concatenate([rng.choice(c, m, replace=False) for c in members]))
         with torch.no_grad():
-            support = torch.cat([model.embed(b) for b in in_batches(labelled.x[chosen], settings.batch_size, device)])
+            support = torch.cat([model.embed(b) for b in in_batches(chosen.x, settings.batch_size, device)])
             r = support.view(len(members), m, -1).mean(1)
             predicted = squared_distances(f, r).argmin(1)
             v, _ = model.posterior(model.features(x), r[predicted])

@@ -85,7 +85,7 @@ class InShards:
         """
         x, faults = self.look(positions)
         if faults:
-            raise faults[0]
+            raise faults[min(faults)]
         return x
 
     def look(self, positions: IntArray) -> tuple[Tensor, dict[int, DataError]]:

@@ -35,6 +35,7 @@ from pipeline.provenance import hardware
 from pipeline.scoring import measure_model
 from pipeline.sessions import TrialSession, giving_memory_back, trial_session
 from pipeline.shards import Manifest, read_manifest
+from pipeline.splits import open_split
 from pipeline.storage import Storage, open_storage, read_record, write_record
 from pipeline.training_data import read_split
 from pipeline.travel import at_hand
@@ -260,9 +261,9 @@ def score(job: Job, artifact: Artifact, settings: EvaluateParams | None, oracle:
     manifest = read_manifest(folder)
     test = read_split(folder, manifest, "test", job.reading)
     if settings is not None and oracle is not None:
-        train = read_split(folder, manifest, "train", job.reading)
+        train = open_split(folder, manifest, "train", job.reading)
         rows = choose_labelled(train.keys, train.y, manifest.spec.classes, job.label_count, job.label_seed)
-        return flat(measure_model(artifact, train, train.take(rows), test, oracle, settings, job.device))
+        return flat(measure_model(artifact, train, rows, test, oracle, settings, job.device))
     if artifact.model.num_codes == 1:
         return {}
     batches = in_batches(test.x, job.evaluation_batch_size, job.device)

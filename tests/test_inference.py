@@ -275,6 +275,7 @@ def test_encoding_has_the_stated_shapes(artifact: Artifact) -> None:
         "kl": (4, 2),
         "bound": (4,),
         "reconstruction": (4, 1, 6, 5),
+        "squared_error": (4,),
     }
 
 

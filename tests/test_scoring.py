@@ -75,7 +75,7 @@ def scored(artifact: Artifact, settings: EvaluateParams = SETTINGS) -> list[Meas
     kind = artifact.model.spec.kind
     train, test = split_of(kind, 130, seed=1), split_of(kind, 120, seed=2)
     oracle = artifact_of(kind, loss="cross_entropy", classifier="network", seed=7)
-    return measure_model(artifact, train, train.take(np.arange(30)), test, oracle, settings, "cpu")
+    return measure_model(artifact, train, np.arange(30), test, oracle, settings, "cpu")
 
 
 def values(rows: list[Measure]) -> dict[str, float]:
@@ -405,7 +405,7 @@ def test_a_support_of_m_is_left_out_where_a_class_has_fewer_labelled_points() ->
 
     def sizes_with(counts: tuple[int, int, int]) -> set[int]:
         rows = np.concatenate([np.flatnonzero(train.y == c)[:count] for c, count in enumerate(counts)])
-        names = values(support_sizes(artifact, test, train.take(rows), encoded(artifact, test), SETTINGS, "cpu"))
+        names = values(support_sizes(artifact, test, train, rows, encoded(artifact, test), SETTINGS, "cpu"))
         found = {int(name.split("_from_")[1].removesuffix("_pct")) for name in names}
         assert len(names) == 2 * len(found)
         return found
@@ -421,7 +421,7 @@ def test_r_of_all_labelled_points_is_the_model_own() -> None:
     labelled, test = split_of(num=30, seed=5), split_of(num=75)
     artifact = artifact_of()
     e = encoded(artifact, test)
-    found = values(support_sizes(artifact, test, labelled, e, SETTINGS, "cpu", sizes=(10,)))
+    found = values(support_sizes(artifact, test, labelled, np.arange(30), e, SETTINGS, "cpu", sizes=(10,)))
     # The first iw_points of test.
     error = 100 * float((e.probabilities[:50].argmax(1) != test.y[:50]).mean())
     assert found["test_error_prototype_r_from_10_pct"] == pytest.approx(error)
@@ -431,8 +431,8 @@ def test_r_of_all_labelled_points_is_the_model_own() -> None:
 def test_r_of_one_point_each_is_that_point_embedding() -> None:
     """Of two labelled points of a class, identical ones: whichever is drawn, r is known."""
     train, test, artifact = split_of(num=30, seed=3), split_of(num=75), artifact_of()
-    labelled = train.take(np.array([0, 0, 1, 1, 2, 2]))
-    found = values(support_sizes(artifact, test, labelled, encoded(artifact, test), SETTINGS, "cpu"))
+    labelled = np.array([0, 0, 1, 1, 2, 2])
+    found = values(support_sizes(artifact, test, train, labelled, encoded(artifact, test), SETTINGS, "cpu"))
     assert set(found) == {"test_error_prototype_r_from_1_pct", "reconstruction_mse_r_from_1"}
     model, x = artifact.model, to_float(test.x[:50])
     with torch.no_grad():

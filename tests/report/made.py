@@ -22,7 +22,7 @@ from pipeline.measure import Measure, write_table
 from pipeline.params import Params, parse_params
 from pipeline.reader import SplitData
 from pipeline.results_table import COLUMNS, Results, write_results
-from pipeline.scoring import encode_split
+from pipeline.scoring import Encodings, encode_batches
 from pipeline.shards import File, Manifest, Shard, Split
 from tests.project import small_params
 from tests.tiny import points, seeded, spec_of, tiny_model
@@ -111,15 +111,11 @@ def _write_evaluation(
     out: Path, artifact: Artifact, test: SplitData, words: tuple[str, ...], params: Params, manifest_sha256: str
 ) -> None:
     classes = artifact.model.spec.classes
+    batches = list(encode_batches(artifact, test, params.evaluate, "cpu", seeded()))
     with latent_writer(out / "latents.parquet", artifact, manifest_sha256) as writer:
-        encoded = encode_split(
-            artifact,
-            test,
-            params.evaluate,
-            "cpu",
-            seeded(),
-            lambda rows, x, e: writer.write(test.keys[rows], "test", test.y[rows], None, x, e),
-        )
+        for _, batch, e in batches:
+            writer.write(batch.keys, "test", batch.y, None, e)
+    encoded = Encodings.of((batch.y, e) for _, batch, e in batches)
     save_gallery(out / "gallery.safetensors", make_gallery(artifact, test, encoded, words, params.report, "cpu"))
     predicted = encoded.probabilities.argmax(1)
     _write_csv(
