@@ -3,13 +3,12 @@
 `python benchmarks/sweep.py [--small] [PAIRS]`; a small pair is minutes on 2 free cores. Both sides train the same jobs
 from nothing, one thread each, as many at a time as there are cores, and score the test split; the bare side has a
 process for each lane, which pays its imports once as a sweep's worker does. They take turns, so that whatever else the
-machine does falls on both. Adds to benchmarks/sweep.json the wall seconds of each pair and the overhead, the median of
-sweep / bare - 1.
+machine does falls on both. Writes benchmarks/sweep.json, unless it is `--small`: the wall seconds of each pair and the
+overhead, the median of sweep / bare - 1.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import statistics
@@ -25,7 +24,7 @@ import yaml
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from pipeline.provenance import commit, hardware  # noqa: E402
+from benchmarks.common import keep  # noqa: E402
 
 FULL: dict[str, Any] = {
     "data": {"source": "mnist"},
@@ -111,19 +110,13 @@ def main() -> None:
             pairs.append(pair)
             print(pair, flush=True)
     measured = {
-        "small": small,
         "trials": len(changes["sweep"]["seeds"]),
         "pairs": pairs,
         "overhead_pct": round(100 * statistics.median(pair["sweep"] / pair["bare"] - 1 for pair in pairs), 1),
         "overhead_s": round(statistics.median(pair["sweep"] - pair["bare"] for pair in pairs), 1),
         "load_at_end": round(os.getloadavg()[0], 1),
-        "commit": commit(REPOSITORY),
-        "hardware": hardware(),
     }
-    path = REPOSITORY / "benchmarks/sweep.json"
-    runs = json.loads(path.read_text()) if path.exists() else []
-    path.write_text(json.dumps([*runs, measured], indent=2) + "\n")
-    print(json.dumps(measured, indent=2))
+    keep("sweep", measured, small)
 
 
 if __name__ == "__main__":

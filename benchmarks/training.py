@@ -60,7 +60,7 @@ unlabelled = unlabelled.nonzero().flatten()
 torch.manual_seed(job.seed)
 model = EquiVAE(manifest.spec, job.model)
 objective = Objective(model, job.objective, Shares(len(labelled), len(unlabelled)))
-optimizer = torch.optim.Adam(objective.parameters(), lr=job.learning_rate, foreach=True)
+optimizer = torch.optim.Adam(objective.parameters(), lr=job.learning_rate, fused=True)
 generator = torch.Generator().manual_seed(job.seed)
 low, high = job.objective.support_min, job.objective.support_max
 reduced = torch.autocast("cpu", torch.bfloat16, enabled=job.precision == "bfloat16")

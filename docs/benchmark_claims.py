@@ -107,6 +107,22 @@ def evaluating_claims(measured: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def sweep_claims(measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """A sweep beside its trials without Ray."""
+    name, n = f"mnist-plain-tune-{measured['trials']}-trials-overhead", len(measured["pairs"])
+    return [claim(name, measured["overhead_pct"], "%", "lower", n, "at most 15")]
+
+
+def page_claims(measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """The report of a run: how long it takes to make, how large it is, how soon it can be used."""
+    n = measured["rounds"]
+    return [
+        claim("mnist-report-page-stage-time", measured["stage_s"], "s", "lower", n, "below 60"),
+        claim("mnist-report-page-size", measured["page_mb"], "MB", "lower", 1, "below 8"),
+        claim("mnist-report-page-usable", measured["usable_s"], "s", "lower", n, "at most 2"),
+    ]
+
+
 def scale_claims(measured: dict[str, Any]) -> list[dict[str, Any]]:
     """Seconds and memory of a rank by number of samples."""
     rows = []
@@ -129,5 +145,7 @@ CLAIMS: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
     "step": step_claims,
     "training": training_claims,
     "evaluating": evaluating_claims,
+    "sweep": sweep_claims,
+    "page": page_claims,
     "scale": scale_claims,
 }

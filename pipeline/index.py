@@ -160,6 +160,10 @@ def read_index(folder: Path, manifest: Manifest, split: SplitName) -> SplitIndex
     y, shard, offset, size = (table[name].to_numpy().astype(np.int64) for name in ("y", "shard", "offset", "size"))
     index = SplitIndex(Keys(table["key"]), y, shard, offset, size, table["crc32"].to_numpy())
     counts = np.bincount(shard, minlength=len(described.shards)).tolist()
-    if counts != [s.samples for s in described.shards]:
-        raise DataError(f"{path}: the samples of a shard are not as many as the manifest says; {REMEDY}")
+    if len(counts) > len(described.shards):
+        raise DataError(f"{path}: has {len(counts)} shards, the manifest {len(described.shards)}; {REMEDY}")
+    for count, known in zip(counts, described.shards, strict=True):
+        if count != known.samples:
+            what = f"{known.samples} examples by the manifest, {count} by its index {path.name}"
+            raise DataError(f"{folder / known.path}: {what}; {REMEDY}")
     return index

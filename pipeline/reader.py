@@ -17,9 +17,8 @@ from pipeline.labels import IntArray
 from pipeline.plan import EpochPlan, draw_support
 from pipeline.samples import padded
 from pipeline.shards import Manifest, SplitName
-from pipeline.slices import Places, SliceReader, Values
+from pipeline.slices import Places, SliceReader
 from pipeline.store import StoreSettings, open_store
-from pipeline.tars import iter_shard
 
 __all__ = ["EpochPlan", "SplitData", "draw_support", "load_split", "memory_bytes", "padded"]
 
@@ -73,22 +72,23 @@ def load_split(
     """Reads all shards of a split. Examples are sorted by key: what follows does not depend on the shards' layout.
 
     Args:
-        folder: where the manifest lies. Tars beside it are read whole; those that lie elsewhere by way of the index,
-            each sample checked by its CRC-32.
+        folder: where the manifest lies. Tars are read by way of the index, each sample is checked by its CRC-32.
         settings: how to read an object store; one without a cache and with five retries when None.
         skip: leave out examples that cannot be had, instead of raising.
 
     Raises:
-        DataError: a shard is missing or damaged, or holds another number of examples than the manifest says.
+        DataError: the index or a shard is missing or damaged.
         ResourceError: an object store cannot be reached.
     """
     x = np.empty((manifest.splits[split].samples, *manifest.spec.shape), dtype=manifest.spec.dtype)
-    bad: IntArray = np.zeros(0, dtype=np.int64)
-    if manifest.location or skip:
-        settings = settings or StoreSettings(Path(), cache_mb=0, retries=5)
-        keys, y, bad = _by_index(folder, manifest, split, x, settings, skip)
-    else:
-        keys, y = _by_tars(folder, manifest, split, x)
+    index, shards = read_index(folder, manifest, split), manifest.splits[split].shards
+    store = open_store(folder, manifest, [split], settings or StoreSettings(Path(), cache_mb=0, retries=5))
+    reader = SliceReader(Places.of(index), shards, store, manifest.spec, manifest.encoding)
+    faults = reader.rows(np.arange(len(index)), x, _SLICE_BYTES)
+    if faults and not skip:
+        raise faults[0].error(index, shards, store)
+    bad = np.array([fault.position for fault in faults], dtype=np.int64)
+    keys, y = list(index.keys), index.y
     if len(set(keys)) != len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise DataError(f"{folder}: the key {twice!r} occurs twice in split {split}")
@@ -97,36 +97,3 @@ def load_split(
     if log is not None:
         log(f"read {len(keys)} {split} examples")
     return SplitData(manifest.spec, [keys[i] for i in order], torch.from_numpy(x[order]), y[order], len(bad))
-
-
-def _by_tars(folder: Path, manifest: Manifest, split: SplitName, x: Values) -> tuple[list[str], IntArray]:
-    """Fills x from the tars beside the manifest; keys and classes in the same order."""
-    spec = manifest.spec
-    keys: list[str] = []
-    y = np.full(len(x), -1, dtype=np.int64)
-    for shard in manifest.splits[split].shards:
-        start = len(keys)
-        for example in iter_shard(folder / shard.path, spec, manifest.encoding):
-            if len(keys) - start >= shard.samples:
-                raise DataError(f"{folder / shard.path}: more examples than the manifest's {shard.samples}")
-            x[len(keys)] = padded(example.x, spec)
-            if example.y is not None:
-                y[len(keys)] = example.y
-            keys.append(example.key)
-        if len(keys) - start != shard.samples:
-            raise DataError(f"{folder / shard.path}: {len(keys) - start} examples, the manifest says {shard.samples}")
-    return keys, y
-
-
-def _by_index(
-    folder: Path, manifest: Manifest, split: SplitName, x: Values, settings: StoreSettings, skip: bool
-) -> tuple[list[str], IntArray, IntArray]:
-    """As `_by_tars`, from wherever the tars lie; and the rows that cannot be had."""
-    index, shards = read_index(folder, manifest, split), manifest.splits[split].shards
-    store = open_store(folder, manifest, [split], settings)
-    reader = SliceReader(Places.of(index), shards, store, manifest.spec, manifest.encoding)
-    faults = reader.rows(np.arange(len(index)), x, _SLICE_BYTES)
-    if faults and not skip:
-        raise faults[0].error(index, shards, store)
-    bad = np.array(sorted(fault.position for fault in faults), dtype=np.int64)
-    return list(index.keys), index.y, bad

@@ -304,9 +304,15 @@ class RaySession:
         import ray.train.torch
 
         wrapped: nn.Module = ray.train.torch.prepare_model(
-            # The buffers are the same on all ranks from the start.
             module,
-            parallel_strategy_kwargs={"broadcast_buffers": False},
+            parallel_strategy_kwargs={
+                # They are the same on all ranks from the start.
+                "broadcast_buffers": False,
+                # Gradients need not be copied, and a small model sends all of them at once: by default, the first
+                # MiB goes alone, and on a CPU each exchange is work for the core that computes.
+                "gradient_as_bucket_view": True,
+                "bucket_cap_mb": 25,
+            },
         )
         return wrapped
 

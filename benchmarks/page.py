@@ -1,0 +1,79 @@
+"""The report of the main run: `python benchmarks/page.py [--small] [--project FOLDER]`, where `dvc repro` has run.
+
+How long `ie report` takes from a terminal, how large its page is, and how soon the page can be used in headless
+chromium: from the call that opens the file until everything is drawn and the browser answers. Each several times, a new
+browser profile each time; the median. Writes benchmarks/page.json, unless it is `--small`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+REPOSITORY = Path(__file__).parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from benchmarks.common import keep  # noqa: E402
+
+_ROUNDS = 5
+
+
+def stage_seconds(project: Path) -> float:
+    """Wall seconds of `ie report`."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "pipeline", "report"], cwd=project, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def usable_seconds(page: Path, rounds: int) -> list[float]:
+    """Seconds until the page is drawn and answers."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        sys.exit("error: no browser; apt-get install chromium")
+    seconds = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found)
+        for _ in range(rounds):
+            context = browser.new_context(viewport={"width": 1280, "height": 900})
+            opened = context.new_page()
+            started = time.perf_counter()
+            opened.goto(page.as_uri())
+            opened.wait_for_selector("html[data-drawn]", state="attached")
+            opened.evaluate("new Promise(requestAnimationFrame)")
+            seconds.append(time.perf_counter() - started)
+            context.close()
+        browser.close()
+    return seconds
+
+
+def main() -> None:
+    """Measures and keeps."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="once; writes no file")
+    parser.add_argument("--project", type=Path, default=REPOSITORY, help="where results/ lies")
+    arguments = parser.parse_args()
+    project, rounds = arguments.project.resolve(), 1 if arguments.small else _ROUNDS
+    if not (project / "results/evaluate/gallery.safetensors").is_file():
+        sys.exit(f"error: no results in {project}; run `dvc repro` there, or give --project")
+    stage = [stage_seconds(project) for _ in range(rounds)]
+    page = project / "results/report/index.html"
+    usable = usable_seconds(page, rounds)
+    measured = {
+        "stage_s": round(statistics.median(stage), 1),
+        "page_mb": round(page.stat().st_size / 1e6, 2),
+        "usable_s": round(statistics.median(usable), 2),
+        "all_usable_s": [round(value, 2) for value in usable],
+        "rounds": rounds,
+    }
+    keep("page", measured, arguments.small)
+
+
+if __name__ == "__main__":
+    main()
