@@ -18,7 +18,7 @@ results: env
 
 # How fast, beside what else there is; an hour on 2 cores that have nothing else to do. SMALL=--small: minutes, no file.
 bench: env
-	@for name in sharding reading step training evaluating scale sweep; do python benchmarks/$$name.py $(SMALL) || exit 1; done
+	@for name in sharding reading step training evaluating scale sweep changes; do python benchmarks/$$name.py $(SMALL) || exit 1; done
 	@test ! -e results/evaluate/gallery.safetensors || python benchmarks/page.py $(SMALL)
 
 test: env

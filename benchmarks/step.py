@@ -7,6 +7,7 @@ Parts, each side by side in this process:
 - pruning: a whole run with the pruned class sum against one with the exact sum, for either decoder.
 - classes: a step with 10, 50 and 200 classes, pruned and exact.
 - arithmetic: floating-point operations of a step per second, as a share of the best matrix product of this machine.
+- profile: where the time of a step goes, by kind of operation.
 
 Writes benchmarks/step.json, unless it is `--small` or not all parts are run.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -246,8 +248,10 @@ def arithmetic(small: bool) -> dict[str, Any]:
     """Operations a second of a step and of the best matrix product, in the precision that `auto` chooses here."""
     warm, steps, rounds = (10, 3, 3) if small else (300, 20, 7)
     found: dict[str, Any] = {}
-    for decoder in ("dense", "convolutional"):
-        trainer = make_trainer(make_params(model={"decoder": decoder}), "plain")
+    for decoder, precision in itertools.product(("dense", "convolutional"), ("auto", "float32")):
+        trainer = make_trainer(make_params(model={"decoder": decoder}, train={"precision": precision}), "plain")
+        if f"{decoder} {trainer.job.precision}" in found:
+            continue  # `auto` has chosen float32
         dtype = torch.bfloat16 if trainer.job.precision == "bfloat16" else torch.float32
         with Steps(trainer) as run:
             run.take(warm)
@@ -261,23 +265,53 @@ def arithmetic(small: bool) -> dict[str, Any]:
             seconds = by_turns(tasks, rounds)
         best = max(2 * n**3 / seconds[str(n)] for n in squares)
         achieved = operations * steps / seconds["step"]
-        found[decoder] = {
-            "precision": trainer.job.precision,
+        name = f"{decoder} {trainer.job.precision}"
+        found[name] = {
             "step_ms": round(1000 * seconds["step"] / steps, 1),
             "step_gflop": round(operations / 1e9, 2),
             "gflop_per_s": round(achieved / 1e9, 1),
             "matrix_product_gflop_per_s": round(best / 1e9, 1),
             "share": round(achieved / best, 3),
         }
+        tell(f"{name}: {found[name]}")
+    return found
+
+
+def profile(small: bool) -> dict[str, Any]:
+    """Shares of a step's time by kind of operation, in percent, in the precision that `auto` chooses here."""
+    warm, steps = (10, 2) if small else (300, 20)
+    found: dict[str, Any] = {"steps": steps}
+    for decoder in ("dense", "convolutional"):
+        trainer = make_trainer(make_params(model={"decoder": decoder}), "plain")
+        with Steps(trainer) as run:
+            run.take(warm)
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+                run.take(steps)
+        seconds: dict[str, float] = {}
+        for event in profiler.key_averages():
+            kind = next((kind for kind, names in KINDS.items() if event.key in names), "all other operators")
+            seconds[kind] = seconds.get(kind, 0.0) + event.self_cpu_time_total
+        total = sum(seconds.values())
+        found[decoder] = {
+            kind: round(100 * seconds.get(kind, 0.0) / total, 1) for kind in [*KINDS, "all other operators"]
+        }
         tell(f"{decoder} decoder: {found[decoder]}")
     return found
 
+
+KINDS = {
+    "convolutions": ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::_slow_conv2d_forward"),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "copies and casts": ("aten::copy_", "aten::_to_copy", "aten::cat", "aten::index", "aten::contiguous"),
+    "optimizer": ("aten::_fused_adam_", "Optimizer.step#Adam.step", "Optimizer.zero_grad#Adam.zero_grad"),
+}
 
 PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "peer": peer,
     "pruning": pruning,
     "classes": classes,
     "arithmetic": arithmetic,
+    "profile": profile,
 }
 
 

@@ -1,11 +1,12 @@
 """What Ray Train and the loop cost beside bare PyTorch: `python benchmarks/training.py [--small]`.
 
-Four runs take turns, each a command of its own, the plain objective on MNIST in one thread a process:
+These take turns, each a command of its own, the plain objective on MNIST in one thread a process:
 
-- `ie train` with one worker, and with two;
-- a bare loop of the same model on tensors in memory: random batches, forward, backward, Adam, the same validation once
-  an epoch; no plan, no checkpoint, no resuming, no Ray; and two such loops at once, each with half of the batch, which
-  is what the machine can give to two workers that need not talk.
+- `ie train` with one worker, with two, and with two and twice the batch;
+- a bare loop of the same model on tensors in memory: random batches, forward, backward, Adam with the same learning
+  rates (how many classes are alive, and so what a step costs, hangs on them), the same validation once an epoch; no
+  plan, no checkpoint, no resuming, no Ray; and two such loops at once, each with half of the batch, which is what the
+  machine can give to two workers that need not talk.
 
 Per step: the seconds of training and validation over the number of steps. Fixed cost: all other seconds of the command.
 Writes benchmarks/training.json, unless it is `--small`.
@@ -33,13 +34,13 @@ sys.path.insert(0, str(REPOSITORY))
 from benchmarks.common import keep, tell  # noqa: E402
 
 BARE = """
-import json, sys, time
+import json, math, sys, time
 from pathlib import Path
 import torch
 from ie_model.inference import representations
 from ie_model.model import EquiVAE
 from ie_model.networks import to_float
-from ie_model.objective import Objective, Shares, unlabelled_bound
+from ie_model.objective import Objective, Shares, prune_error, unlabelled_bound
 from pipeline.jobs import make_job
 from pipeline.labels import choose_labelled
 from pipeline.params import load_params
@@ -74,6 +75,10 @@ for epoch in range(job.epochs):
         rows = order[step * batch_size : (step + 1) * batch_size]
         with reduced:
             loss, logged = objective(to_float(x[support]), y[support], to_float(x[rows]), generator)
+        done = epoch * steps + step
+        for group in optimizer.param_groups:
+            rate = job.learning_rate * min(1.0, (done + 1) / max(1, job.warmup_steps))
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * done / (steps * job.epochs)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -83,7 +88,10 @@ for epoch in range(job.epochs):
             seen = to_float(val.x[rows])
             log_q = model.classify(model.embed(seen), r)
             wrong = (log_q.argmax(1) != torch.from_numpy(val.y)[rows]).sum()
-            bound = unlabelled_bound(model, seen, model.features(seen), r, log_q, job.objective.prune, generator).bound
+            features = model.features(seen)
+            bound = unlabelled_bound(model, seen, features, r, log_q, job.objective.prune, generator).bound
+            if rows[0] == 0:
+                prune_error(model, seen, features, r, log_q, job.objective.prune, generator)
 print(json.dumps({"seconds": time.monotonic() - started, "steps": steps * job.epochs}))
 """
 
@@ -105,12 +113,12 @@ def write_params(folder: Path, raw: dict[str, Any]) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(raw))
 
 
-def with_ray(folder: Path, workers: int) -> dict[str, float]:
+def with_ray(folder: Path, workers: int, batch_size: int) -> dict[str, float]:
     """`ie train` from nothing: seconds of its loop, all its seconds, steps."""
     shutil.rmtree(folder / ".runs", ignore_errors=True)
     shutil.rmtree(folder / "results", ignore_errors=True)
     raw = yaml.safe_load((folder / "params.yaml").read_text())
-    raw["train"]["num_workers"] = workers
+    raw["train"] |= {"num_workers": workers, "batch_size": batch_size}
     write_params(folder, raw)
     started = time.monotonic()
     subprocess.run([sys.executable, "-m", "pipeline", "train"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
@@ -121,11 +129,13 @@ def with_ray(folder: Path, workers: int) -> dict[str, float]:
     return {"seconds": timing["seconds"], "wall": wall, "steps": metrics["steps"]}
 
 
-def bare(folder: Path, loops: int) -> dict[str, float]:
+def bare(folder: Path, loops: int, batch_size: int) -> dict[str, float]:
     """As `with_ray`, of bare loops at once that share the batch; the slowest of them counts."""
     raw = yaml.safe_load((folder / "params.yaml").read_text())
+    raw["train"]["batch_size"] = batch_size
+    write_params(folder, raw)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
-    command = [sys.executable, "-c", BARE, str(raw["train"]["batch_size"] // loops)]
+    command = [sys.executable, "-c", BARE, str(batch_size // loops)]
     started = time.monotonic()
     processes = [
         subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(loops)
@@ -147,11 +157,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent)
         prepare(folder, 2, "digits" if small else "mnist")
-        for _ in range(1 if small else 5):
-            for workers in (1, 2):
+        batch_size = yaml.safe_load((folder / "params.yaml").read_text())["train"]["batch_size"]
+        for _ in range(1 if small else 3):
+            for workers, times in ((1, 1), (2, 1), (2, 2)):
                 for name, run in (("ray train", with_ray), ("bare", bare)):
-                    runs.setdefault(f"{name}, {workers}", []).append(run(folder, workers))
-                    tell(f"{name}, {workers}: {runs[f'{name}, {workers}'][-1]}")
+                    what = f"{name}, {workers}" + (", twice the batch" if times == 2 else "")
+                    runs.setdefault(what, []).append(run(folder, workers, times * batch_size))
+                    tell(f"{what}: {runs[what][-1]}")
     per_step = {
         name: statistics.median(1000 * run["seconds"] / run["steps"] for run in seen) for name, seen in runs.items()
     }
@@ -160,8 +172,8 @@ def main() -> None:
         "ms_per_step": {name: round(value, 1) for name, value in per_step.items()},
         "fixed_s": {name: round(value, 1) for name, value in fixed.items()},
         "ratios": {
-            f"bare / ray train, {workers}": round(per_step[f"bare, {workers}"] / per_step[f"ray train, {workers}"], 3)
-            for workers in (1, 2)
+            f"bare / ray train, {which}": round(per_step[f"bare, {which}"] / per_step[f"ray train, {which}"], 3)
+            for which in ("1", "2", "2, twice the batch")
         },
         "fixed_cost_more_s": round(fixed["ray train, 1"] - fixed["bare, 1"], 1),
         "rounds": len(runs["bare, 1"]),

@@ -361,7 +361,7 @@ def filled(page: str, part: str, text: str) -> str:
 def benchmarks(rows: list[dict[str, Any]]) -> str:
     """docs/benchmarks.md with its tables."""
     page = (REPOSITORY / "docs/benchmarks.md").read_text()
-    for part in ("reading", "sharding", "step", "loop", "tune", "evaluating", "page"):
+    for part in ("reading", "sharding", "step", "loop", "tune", "evaluating", "page", "gain"):
         page = filled(page, f" {part}", figures(rows, f"-{part}-"))
     return page
 

@@ -3,7 +3,8 @@
 A library's input gradient of a strided convolution, which is also the forward pass of its transpose, scatters; on a CPU
 it takes several times as long as the forward pass. It can be written as one 3x3 convolution of stride 1 that
 gives the four phases of each 2x2 block as channels: the sub-pixel form (Shi et al., CVPR 2016). The values are the same
-but for rounding. Elsewhere than on a CPU, `torch`'s own are used.
+but for rounding. Elsewhere than on a CPU, and by `torch.compile`, the library's own are used, with channels last, as
+tensor cores want them.
 
 Shapes: x `[B, C, H, W]`, y `[B, D, ceil(H / 2), ceil(W / 2)]`, weight `[D, C, 5, 5]`.
 """
@@ -29,8 +30,8 @@ class StridedConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """`[B, C, H, W]` -> `[B, D, ceil(H / 2), ceil(W / 2)]`."""
         assert self.bias is not None
-        if input.device.type != "cpu":
-            return super().forward(input)
+        if _by_library(input):
+            return F.conv2d(_channels_last(input), _channels_last(self.weight), self.bias, stride=2, padding=2)
         x, weight, bias = _as_autocast(input, self.weight, self.bias)
         if self.in_channels <= _FEW_CHANNELS:
             return F.conv2d(_unshuffle(x), _phases(weight), bias, padding=1)
@@ -50,8 +51,11 @@ class StridedConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """`[B, D, ceil(H / 2), ceil(W / 2)]` -> `[B, C, H, W]`; `output_size` is not used, the layer has its size."""
         assert self.bias is not None
-        if input.device.type != "cpu":
-            return super().forward(input)
+        if _by_library(input):
+            weight, extra = _channels_last(self.weight), self.output_padding
+            return F.conv_transpose2d(
+                _channels_last(input), weight, self.bias, stride=2, padding=2, output_padding=extra
+            )
         y, weight, bias = _as_autocast(input, self.weight, self.bias)
         result: Tensor = _Transpose.apply(y, weight, bias, self.size)  # type: ignore[no-untyped-call]
         return result
@@ -116,6 +120,11 @@ def _weight_gradient(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     grads = torch.ops.aten.convolution_backward(y, x, weight, None, *strides, False, [0, 0], 1, [False, True, False])
     result: Tensor = grads[1]
     return result
+
+
+def _by_library(x: Tensor) -> bool:
+    """Elsewhere than on a CPU, and where a compiler makes its own of it."""
+    return x.device.type != "cpu" or torch.compiler.is_compiling()
 
 
 def _channels_last(x: Tensor) -> Tensor:

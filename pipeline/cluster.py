@@ -53,6 +53,9 @@ def ray_cluster() -> Iterator[dict[str, float]]:
             raise _turned_away(address)
     else:
         _stay_on_loopback()
+        # One machine is not taken back with notice, and nobody reads metrics without a dashboard: a process less.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

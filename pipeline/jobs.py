@@ -67,6 +67,7 @@ def make_job(
         "seed": params.train.seed if seed is None else seed,
         "device": params.train.device,
         "precision": choose_precision(params.train.precision, params.train.device),
+        "compile": params.train.compile,
         "threads": params.train.threads_per_worker,
         "evaluation_batch_size": params.evaluate.batch_size,
     }

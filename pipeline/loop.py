@@ -6,6 +6,9 @@ import contextlib
 import copy
 import itertools
 import math
+import os
+import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,6 +63,7 @@ class Job(BaseModel):
     seed: int
     device: str
     precision: str
+    compile: bool
     threads: int
     evaluation_batch_size: int
 
@@ -112,6 +116,8 @@ class Trainer:
         extended = job.objective.extended
         averaged = extended.enabled and extended.ema_decay > 0
         self.averaged = copy.deepcopy(self.model).requires_grad_(False) if averaged else None
+        if job.compile:
+            _compile_networks(self.model)
         self.wrapped = session.wrap(self.objective)
         trained = [p for p in self.objective.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=job.learning_rate, fused=True)
@@ -333,6 +339,24 @@ class Trainer:
             "skipped": self.data.skipped,
         }
         return Artifact(self.published, r, counts, provenance)
+
+
+def _compile_networks(model: EquiVAE) -> None:
+    """Has the trunks and the decoder compiled when they are first called; weights and their names stay as they are.
+
+    Raises:
+        TrainingError: there is no compiler.
+    """
+    compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    if not any(map(shutil.which, compilers)):
+        raise TrainingError(
+            f"train.compile is true and {socket.gethostname()} has no C++ compiler (looked for "
+            f"{', '.join(compilers)}): install one, or set train.compile to false"
+        )
+    for name in ("invariant_trunk", "posterior_trunk", "decoder"):
+        if (network := getattr(model, name, None)) is not None:
+            # As many pairs as classes are alive: another number in each step.
+            network.compile(dynamic=True)
 
 
 @torch.no_grad()

@@ -131,6 +131,10 @@ class TrainParams(_Section):
     """Of the networks' arithmetic in training; weights, likelihoods, KLs and distances are float32 always. `auto` is
     `bfloat16` where the processor is made for it (CPUs with avx512_bf16 or AMX, GPUs from Ampere on)."""
 
+    compile: bool
+    """The networks by `torch.compile`: each host then needs a C++ compiler, and a run (in a sweep, each worker) begins
+    with a minute of compiling. Worth it for long runs on a GPU."""
+
     num_workers: NumWorkers
     """Ranks of data-parallel training; one GPU each on `cuda`. `[1, 2]`: as many as there is room for, from 1 to 2; the
     run goes on with fewer when a host is lost, and with more when one comes."""

@@ -17,7 +17,7 @@ import torch.multiprocessing
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ie_model.artifact import load_artifact
+from ie_model.artifact import load_artifact, save_artifact
 from pipeline.checkpoint import load_checkpoint
 from pipeline.errors import DataError, TrainingError
 from pipeline.jobs import make_job
@@ -162,6 +162,35 @@ def test_bfloat16_repeats_bit_for_bit_and_ends_near_full_precision(
     assert "invariant_out.weight" in differing(first.model, plain.model)
     assert {parameter.dtype for parameter in first.model.parameters()} == {torch.float32}
     assert abs(first.state.history[-1]["val_bound"] - plain.state.history[-1]["val_bound"]) < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch.compile warns of what it does itself
+def test_compiled_networks_train_as_plain_ones_and_leave_the_same_files(
+    digits_project: Path, tmp_path: Path, plain: Trainer
+) -> None:
+    train = {"epochs": 3, "batch_size": 128, "compile": True}
+    job = small_job(digits_project, train=train)
+    assert job.fingerprint != small_job(digits_project, train=train | {"compile": False}).fingerprint
+    compiled = trained(job, tmp_path / "run")
+    assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
+    for mine, theirs in zip(compiled.state.history, plain.state.history, strict=True):
+        assert mine["val_bound"] == pytest.approx(theirs["val_bound"], abs=0.5)
+    # From the last checkpoint, and from the model on disk.
+    again = Trainer(job, TrialSession(tmp_path / "run", job))
+    again.run()
+    assert differing(again.model, compiled.model) == []
+    save_artifact(tmp_path, compiled.artifact())
+    assert differing(load_artifact(tmp_path).model, compiled.model) == []
+
+
+def test_compiling_without_a_compiler_is_an_error_that_says_what_to_do(
+    digits_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = small_job(digits_project, train={"compile": True})
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(TrainingError, match=r"no C\+\+ compiler \(looked for no-such-compiler\): install one, or set"):
+        Trainer(job, TrialSession(tmp_path / "run", job))
 
 
 def test_the_kl_weight_rises_to_one_and_stays(digits_project: Path, tmp_path: Path) -> None:

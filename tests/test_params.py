@@ -44,7 +44,7 @@ def test_the_shipped_params_are_valid_and_frozen() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("train.epoch", 3, r"train\.epoch: unknown key; did you mean epochs\? \(allowed: device, precision, num_w"),
+        ("train.epoch", 3, r"train\.epoch: unknown key; did you mean epochs\? \(allowed: device, precision, compile,"),
         ("objective.extended.augment.rotatoin", 3, r"augment\.rotatoin: unknown key; did you mean rotation"),
         ("extra", {}, r"extra: unknown key"),
         ("train.seed", MISSING, r"train\.seed: missing"),

@@ -84,3 +84,20 @@ def test_the_kernels_gradient_is_the_same_where_the_input_needs_none() -> None:
 def test_an_empty_batch() -> None:
     assert StridedConv2d(5, 3)(torch.zeros(0, 5, 8, 8)).shape == (0, 3, 4, 4)
     assert StridedConvTranspose2d(5, 3, (7, 8))(torch.zeros(0, 5, 4, 4)).shape == (0, 3, 7, 8)
+
+
+def test_elsewhere_than_on_a_cpu_the_librarys_own_are_used_with_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, down, up = torch.randn(3, 5, 9, 14), StridedConv2d(5, 8), StridedConvTranspose2d(8, 5, (9, 14))
+    expected = down(x)
+    expected_again = up(expected)
+    # A compiler takes the same way.
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    y = down(x)
+    again = up(y)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(again, expected_again, rtol=1e-4, atol=1e-5)
+    for found in (y, again):
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert "Convolution" in type(found.grad_fn).__name__
+    with torch.device("meta"):
+        assert StridedConv2d(5, 8)(torch.empty(3, 5, 9, 14)).shape == y.shape
