@@ -3,6 +3,8 @@
 How long `ie report` takes from a terminal, how large its page is, and how soon the page can be used in headless
 chromium: from the call that opens the file until everything is drawn and the browser answers. Each several times, a new
 browser profile each time; the median. Writes benchmarks/page.json, unless it is `--small`.
+
+`--picture FILE` takes a picture of the page's first screen instead.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ sys.path.insert(0, str(REPOSITORY))
 from benchmarks.common import keep  # noqa: E402
 
 _ROUNDS = 5
+_PICTURE_HEIGHT = 1900
 
 
 def stage_seconds(project: Path) -> float:
@@ -32,14 +35,31 @@ def stage_seconds(project: Path) -> float:
     return time.perf_counter() - started
 
 
-def usable_seconds(page: Path, rounds: int) -> list[float]:
-    """Seconds until the page is drawn and answers."""
+def browser_path() -> str:
+    """Of what there is."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         sys.exit("error: no browser; apt-get install chromium")
+    return found
+
+
+def take_picture(page: Path, out: Path) -> None:
+    """The page from its head to its maps, as it opens."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path())
+        opened = browser.new_page(viewport={"width": 1280, "height": _PICTURE_HEIGHT})
+        opened.goto(page.as_uri())
+        opened.wait_for_selector("html[data-drawn]", state="attached")
+        opened.wait_for_timeout(500)
+        opened.screenshot(path=out)
+        browser.close()
+
+
+def usable_seconds(page: Path, rounds: int) -> list[float]:
+    """Seconds until the page is drawn and answers."""
     seconds = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found)
+        browser = playwright.chromium.launch(executable_path=browser_path())
         for _ in range(rounds):
             context = browser.new_context(viewport={"width": 1280, "height": 900})
             opened = context.new_page()
@@ -58,10 +78,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="once; writes no file")
     parser.add_argument("--project", type=Path, default=REPOSITORY, help="where results/ lies")
+    parser.add_argument("--picture", type=Path, help="takes a picture and measures nothing")
     arguments = parser.parse_args()
     project, rounds = arguments.project.resolve(), 1 if arguments.small else _ROUNDS
     if not (project / "results/evaluate/gallery.safetensors").is_file():
         sys.exit(f"error: no results in {project}; run `dvc repro` there, or give --project")
+    if arguments.picture:
+        take_picture(project / "results/report/index.html", arguments.picture)
+        return
     stage = [stage_seconds(project) for _ in range(rounds)]
     page = project / "results/report/index.html"
     usable = usable_seconds(page, rounds)

@@ -45,11 +45,19 @@ class Ranks:
     """The ranks of a data-parallel step. r is of the support of all ranks, and means are over the points of all."""
 
     world_size: int
-    sum: Callable[[Tensor], Tensor]
-    """Sum over the ranks, differentiable: the gradient of a rank's term is the sum of all ranks' gradients."""
+    begin: Callable[[Tensor], Callable[[], Tensor]]
+    """Begins a sum over the ranks; what it returns is called once, waits for it and gives it.
+
+    Differentiable: the gradient of a rank's term is the sum of all ranks' gradients. What is computed between the two
+    calls goes on beside the exchange, in the backward pass too.
+    """
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Begins a sum and waits for it."""
+        return self.begin(values)()
 
 
-SINGLE = Ranks(1, lambda values: values)
+SINGLE = Ranks(1, lambda values: lambda: values)
 
 
 @dataclass(frozen=True)
@@ -254,8 +262,11 @@ class Objective(nn.Module):
         model, config = self.model, self.config
         m = x_labelled.shape[0]
         x = x_labelled if x_unlabelled is None else torch.cat([x_labelled, x_unlabelled])
-        f, features = model.embed_support(x), model.features(x)
-        codes, codes_own, num_labelled, num_unlabelled = self._support(f[:m], y, x.shape[0] - m)
+        f = model.embed_support(x)
+        # One exchange for all that a step needs to know of the other ranks; v's features are computed meanwhile.
+        finish = self._begin_support(f[:m], y, x.shape[0] - m)
+        features = model.features(x)
+        codes, codes_own, num_labelled, num_unlabelled = self._support(f[:m], y, finish())
 
         pairs = labelled_bound(model, x_labelled, features[:m], codes_own, self._prior_of(y), generator, beta)
         r, r_own = model.mean_r(codes), model.mean_r(codes_own)
@@ -293,15 +304,16 @@ class Objective(nn.Module):
         """Of points of this rank, so scaled that the mean over ranks is the mean over all `total` points."""
         return values.sum(0) * (self.ranks.world_size / total)
 
-    def _support(self, f: Tensor, y: Tensor, num_unlabelled: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _begin_support(self, f: Tensor, y: Tensor, num_unlabelled: int) -> Callable[[], Tensor]:
+        """Begins to sum over the ranks what `_support` needs, `[K * E + K + 1]`."""
+        sums, counts = class_sums(f, y, self.model.spec.num_classes)
+        return self.ranks.begin(torch.cat([sums.flatten(), counts, counts.new_tensor([num_unlabelled])]))
+
+    def _support(self, f: Tensor, y: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Codes of the classes `[K, E]` and of each labelled point `[M, E]`; points of all ranks, two scalars."""
         num_classes = self.model.spec.num_classes
-        sums, counts = class_sums(f, y, num_classes)
-        # One exchange for all that a step needs to know of the other ranks.
-        packed = torch.cat([sums.flatten(), counts, counts.new_tensor([num_unlabelled])])
-        packed = self.ranks.sum(packed)
-        sums = packed[: sums.numel()].view_as(sums)
-        counts, totals = packed[sums.numel() : -1].detach(), packed[-1].detach()
+        sums, counts, totals = torch.split(packed, [num_classes * f.shape[1], num_classes, 1])
+        sums, counts, totals = sums.view(num_classes, -1), counts.detach(), totals.detach().squeeze(0)
         codes = self.model.codes(class_means(sums, counts))
         if self.model.config.class_code == "embedding":
             own = leave_one_out_means(f, y, sums, counts)
@@ -326,7 +338,7 @@ class Objective(nn.Module):
         if self.config.extended.enabled:
             x = distort(x, self.model.spec, self.config.extended.augment, generator)
         f = self.model.embed_support(x)
-        codes, own, num_labelled, _ = self._support(f, y, 0)
+        codes, own, num_labelled, _ = self._support(f, y, self._begin_support(f, y, 0)())
         r, r_own = self.model.mean_r(codes), self.model.mean_r(own)
         log_q = leave_one_out_log_q(self.model, f[:, : self.model.config.r_dim], y, r, r_own)
         loss = -self._mean(log_q, num_labelled)

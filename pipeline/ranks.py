@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,19 +13,45 @@ from torch import Tensor
 from ie_model.objective import SINGLE, Ranks
 
 
-class _Sum(torch.autograd.Function):
+@dataclass
+class _Exchange:
+    """A sum that is under way: that of values, later that of their gradients."""
+
+    group: Any
+    work: Any = None
+    gradient: Tensor | None = None
+
+    def begin(self, values: Tensor) -> Tensor:
+        """Begins to sum values in place."""
+        self.work = dist.all_reduce(values, group=self.group, async_op=True)
+        return values
+
+
+class _Begin(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, group: Any) -> Tensor:
-        ctx.group = group
-        total = values.clone()
-        dist.all_reduce(total, group=group)
-        return total
+    def forward(ctx: Any, values: Tensor, exchange: _Exchange) -> Tensor:
+        ctx.exchange = exchange
+        return exchange.begin(values.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None]:
+        ctx.exchange.work.wait()
+        return ctx.exchange.gradient, None
+
+
+class _Finish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, exchange: _Exchange) -> Tensor:
+        ctx.exchange = exchange
+        exchange.work.wait()
+        return values.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
-        total: Tensor = gradients[0].clone()
-        dist.all_reduce(total, group=ctx.group)
-        return total, None
+        # Autograd goes back from what was computed last: the parts between `begin` and here come before `_Begin`.
+        gradient = ctx.exchange.begin(gradients[0].clone())
+        ctx.exchange.gradient = gradient
+        return gradient, None
 
 
 def connect_ranks() -> Ranks:
@@ -35,4 +63,15 @@ def connect_ranks() -> Ranks:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return SINGLE
     group = dist.new_group()
-    return Ranks(dist.get_world_size(), lambda values: cast(Tensor, _Sum.apply(values, group)))  # type: ignore[no-untyped-call]
+
+    def begin(values: Tensor) -> Callable[[], Tensor]:
+        exchange = _Exchange(group)
+        total = _Begin.apply(values, exchange)  # type: ignore[no-untyped-call]
+
+        def finish() -> Tensor:
+            result: Tensor = _Finish.apply(total, exchange)  # type: ignore[no-untyped-call]
+            return result
+
+        return finish
+
+    return Ranks(dist.get_world_size(), begin)

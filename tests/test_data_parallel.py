@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -234,7 +235,7 @@ class Meeting:
             self.barrier.wait()
             return result
 
-        return Ranks(self.world_size, total)
+        return Ranks(self.world_size, lambda values: partial(total, values))
 
 
 def in_threads(case: Case, model: EquiVAE, world_size: int) -> list[Any]:
