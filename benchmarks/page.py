@@ -4,7 +4,7 @@ How long `ie report` takes from a terminal, how large its page is, and how soon 
 chromium: from the call that opens the file until everything is drawn and the browser answers. Each several times, a new
 browser profile each time; the median. Writes benchmarks/page.json, unless it is `--small`.
 
-`--picture FILE` takes a picture of the page's first screen instead.
+`--picture FILE` takes a picture of the page's maps instead, with what a selected point shows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ sys.path.insert(0, str(REPOSITORY))
 from benchmarks.common import keep  # noqa: E402
 
 _ROUNDS = 5
-_PICTURE_HEIGHT = 1900
 
 
 def stage_seconds(project: Path) -> float:
@@ -44,14 +43,13 @@ def browser_path() -> str:
 
 
 def take_picture(page: Path, out: Path) -> None:
-    """The page from its head to its maps, as it opens."""
+    """The maps, as the page opens."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path())
-        opened = browser.new_page(viewport={"width": 1280, "height": _PICTURE_HEIGHT})
+        opened = browser.new_page(viewport={"width": 1280, "height": 900})
         opened.goto(page.as_uri())
         opened.wait_for_selector("html[data-drawn]", state="attached")
-        opened.wait_for_timeout(500)
-        opened.screenshot(path=out)
+        opened.locator("#maps").screenshot(path=out)
         browser.close()
 
 

@@ -72,6 +72,20 @@ def test_a_removed_file_makes_it_dirty(repository: Path) -> None:
     assert commit(repository) == f"{clean}-dirty"
 
 
+def test_what_the_pipeline_writes_does_not_make_it_dirty(repository: Path) -> None:
+    for name in ("dvc.lock", "results/train/metrics.json", "docs/results/table.csv"):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text("old\n")
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "--message", "results")
+    clean = commit(repository)
+    (repository / "dvc.lock").write_text("new\n")
+    (repository / "results/train/metrics.json").write_text("new\n")
+    assert commit(repository) == commit(repository / "results") == clean
+    (repository / "docs/results/table.csv").write_text("new\n")
+    assert commit(repository) == commit(repository / "results") == f"{clean}-dirty"
+
+
 def test_a_file_that_git_does_not_track_does_not_make_it_dirty(repository: Path) -> None:
     clean = commit(repository)
     (repository / "result.csv").write_text("new\n")
