@@ -119,11 +119,12 @@ class Laptop:
 
     def down(self) -> None:
         """`ray down`."""
-        self.do("ray down -y cluster/local.yaml")
+        said = self.do("ray down -y cluster/local.yaml")
         self._launched = ()
         deadline = time.monotonic() + 30
         while self.lab.run("head", "pgrep -x gcs_server").returncode == 0:
-            assert time.monotonic() < deadline, "the head still runs"
+            left = self.lab.run("head", "ps -eo pid,ppid,stat,etimes,args | grep -v ' ps '").stdout
+            assert time.monotonic() < deadline, f"the head still runs\n{said}\n{left}"
             time.sleep(1)
 
     def _trains(self, worker: str) -> bool:

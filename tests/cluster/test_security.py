@@ -94,13 +94,11 @@ def test_storage_that_the_workers_do_not_see_is_one_line_and_no_restart(laptop: 
     assert "Traceback" not in done.stdout
 
 
-def test_a_second_ray_up_in_the_middle_of_a_run_is_refused(laptop: Laptop) -> None:
+def test_a_second_ray_up_in_the_middle_of_a_run_leaves_the_run_alone_and_says_so(laptop: Laptop) -> None:
     whole = laptop.normal()
     run = laptop.start("python -m pipeline train")
     run.wait_for_epoch(2)
-    done = laptop.try_to("ray up -y cluster/local.yaml")
-    assert done.returncode != 0
-    assert "a run is under way on this cluster" in done.stdout
+    assert "note: a run is under way on this cluster" in laptop.do("ray up -y cluster/local.yaml")
     assert run.finish() == 0, run.text
     assert laptop.outcome() == whole
 
