@@ -9,7 +9,7 @@ Parts, each side by side in this process:
 - arithmetic: floating-point operations of a step per second, as a share of the best matrix product of this machine.
 - profile: where the time of a step goes, by kind of operation.
 
-Writes benchmarks/step.json, unless it is `--small` or not all parts are run.
+Writes benchmarks/step.json, unless it is `--small`; `--only PART` measures that part of it anew, and notes its commit.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -39,6 +40,7 @@ from ie_model.networks import to_float  # noqa: E402
 from ie_model.objective import Objective, Shares  # noqa: E402
 from ie_model.spec import DataSpec  # noqa: E402
 from pipeline.loop import Trainer  # noqa: E402
+from pipeline.provenance import commit  # noqa: E402
 
 CLASSES = (10, 50, 200)
 _PINS = ("pyro-ppl==1.9.2", "pyro-api==0.1.2", "opt_einsum==3.4.0")
@@ -319,12 +321,20 @@ def main() -> None:
     """Runs the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="only whether it works; writes no file")
-    parser.add_argument("--only", choices=list(PARTS), help="one part; writes no file")
+    parser.add_argument("--only", choices=list(PARTS), help="one part")
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     parts = [arguments.only] if arguments.only else list(PARTS)
     measured = {part: PARTS[part](arguments.small) for part in parts}
+    path = REPOSITORY / "benchmarks/step.json"
+    if arguments.only and not arguments.small and path.exists():
+        known = json.loads(path.read_text())
+        commits = known.get("commits", {part: known["commit"] for part in PARTS if part in known})
+        known |= measured | {"commits": commits | {arguments.only: commit(REPOSITORY)}}
+        path.write_text(json.dumps(known, indent=2) + "\n")
+        print(json.dumps(measured, indent=2))
+        return
     keep("step", measured, arguments.small or arguments.only is not None)
 
 

@@ -16,6 +16,9 @@ def benchmark_claims(folder: Path) -> list[dict[str, Any]]:
         if path.exists():
             measured = json.loads(path.read_text())
             made_by = {key: measured[key] for key in ("command", "hardware", "commit")}
+            # Where parts were measured at different commits, all of them.
+            if commits := measured.get("commits"):
+                made_by["commit"] = ", ".join(dict.fromkeys(commits.values()))
             rows += [row | made_by for row in claims_of(measured)]
     return rows
 
