@@ -66,6 +66,15 @@ def by_turns(tasks: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, f
     return {name: statistics.median(seen) for name, seen in seconds.items()}
 
 
+def peak_mib() -> float:
+    """The largest resident memory that this process has had.
+
+    Not getrusage's: that begins with the memory of the process that started this one.
+    """
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmHWM"].split()[0]) / 1024
+
+
 def keep(name: str, measured: dict[str, Any], small: bool) -> None:
     """Prints what was measured and writes benchmarks/<name>.json, unless the run was a small one."""
     record = {

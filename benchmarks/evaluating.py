@@ -40,10 +40,10 @@ from pipeline.sources.base import Values  # noqa: E402
 from pipeline.splits import Split, open_split  # noqa: E402
 from pipeline.training_data import read_split  # noqa: E402
 
-# Each ends with its peak memory. Not getrusage's: that begins with the memory of the process that started it.
+# Each ends with its peak memory.
 EMBED = """
 import sys
-from benchmarks.evaluating import peak
+from benchmarks.common import peak_mib
 from pipeline.cli import main
 sys.argv = ["ie", *sys.argv[1:]]
 try:
@@ -51,7 +51,7 @@ try:
 except SystemExit as end:
     if end.code:
         raise
-print(peak())
+print(peak_mib())
 """
 
 
@@ -66,16 +66,11 @@ def bare(artifact: Artifact, splits: dict[SplitName, Split], params: Params) -> 
 EXPORT = """
 import sys
 from pathlib import Path
-from benchmarks.evaluating import export_stream, peak
+from benchmarks.common import peak_mib
+from benchmarks.evaluating import export_stream
 export_stream(Path(sys.argv[1]))
-print(peak())
+print(peak_mib())
 """
-
-
-def peak() -> float:
-    """The largest resident memory that this process has had, in MiB."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines["VmHWM"].split()[0]) / 1024
 
 
 def export_stream(folder: Path) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ import pyarrow as pa
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks.common import keep, tell  # noqa: E402
+from benchmarks.common import keep, peak_mib, tell  # noqa: E402
 from ie_model.config import ModelConfig  # noqa: E402
 from ie_model.model import EquiVAE  # noqa: E402
 from ie_model.spec import DataSpec  # noqa: E402
@@ -42,10 +41,6 @@ from pipeline.plan import LanePlan  # noqa: E402
 from pipeline.shards import FORMAT, File, Manifest, Shard, Split  # noqa: E402
 
 SHARD, SLICE, BATCH, CLASSES = 10_000, 256, 8192, 1000
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def plan(num: int, folder: Path) -> dict[str, float]:

@@ -166,7 +166,7 @@ def pruning(small: bool) -> dict[str, Any]:
         runs: dict[str, Any] = {}
         for name, prune in (("pruned", 0.01), ("exact", 0.0)):
             params = make_params(
-                model={"decoder": decoder}, objective={"prune": prune}, train={"epochs": 1 if small else 12}
+                model={"decoder": decoder}, objective={"prune": prune}, train={"epochs": 1 if small else 6}
             )
             trainer = make_trainer(params, "plain")
             if small:

@@ -114,7 +114,7 @@ def _fit(job: Job, params: Params, storage: Storage, shards: str, out: Path, log
     config = {"job": job.model_dump_json(), "queue": queue, "timeout_s": timeout_s, "shards": shards}
     config |= {"storage": storage.url, "run": run, "start": find_start(storage, run, log)}
 
-    class Trainer(TorchTrainer):
+    class TrainerWithoutData(TorchTrainer):
         """Without the actor that deals out Ray Data's data sets: it loads all of Ray Data, and there are none."""
 
         def _create_default_callbacks(self) -> list[Any]:
@@ -122,7 +122,7 @@ def _fit(job: Job, params: Params, storage: Storage, shards: str, out: Path, log
             callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
             return [callback for callback in callbacks if type(callback).__name__ != "DatasetsCallback"]
 
-    trainer = Trainer(
+    trainer = TrainerWithoutData(
         cast(Any, train_worker),  # declared without a return value, which Ray Train returns all the same
         train_loop_config=config,
         scaling_config=cast(Any, ScalingConfig)(
