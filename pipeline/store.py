@@ -248,7 +248,7 @@ def open_store(
     Args:
         folder: where the manifest lies; a location that is a relative folder is relative to it.
     """
-    location = manifest.location or str(folder)
+    location = manifest.location or "."
     if "://" not in location:
         location = str(folder / location)
     return Store(location, settings, [shard for split in splits for shard in manifest.splits[split].shards])

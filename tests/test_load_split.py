@@ -64,3 +64,9 @@ def test_a_missing_shard_is_named_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "train-000000.tar").unlink()
     with pytest.raises(DataError, match=r"shard is missing: .*train-000000\.tar; run `dvc repro --force shard`"):
         load_split(tmp_path, manifest, "train")
+
+
+def test_a_folder_may_be_named_as_seen_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = written(tmp_path, examples(4))
+    monkeypatch.chdir(tmp_path.parent)
+    assert len(load_split(Path(tmp_path.name), manifest, "train").keys) == 4

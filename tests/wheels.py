@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import zipfile
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
 
-needs_pip = pytest.mark.skipif(find_spec("pip") is None, reason=f"pip is not installed for {sys.executable}")
+# Not by importlib.util: its look for pip would set setuptools aside in this process, and torch.compile needs that.
+needs_pip = pytest.mark.skipif(PathFinder.find_spec("pip") is None, reason=f"pip is not installed for {sys.executable}")
 
 
 def write_wheel(folder: Path, package: str, members: dict[str, bytes]) -> Path:
