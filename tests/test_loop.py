@@ -24,7 +24,7 @@ from pipeline.jobs import make_job
 from pipeline.loop import Job, Trainer
 from pipeline.methods import Method
 from pipeline.params import parse_params
-from pipeline.ranks import connect_ranks
+from pipeline.ranks import RankGroup
 from pipeline.sessions import TrialSession
 from pipeline.trials import score
 from tests.project import small_params
@@ -471,14 +471,15 @@ def test_the_fingerprint_keeps_what_does_not_change_the_weights_out(
 
 
 class RankSession:
-    """One of several ranks over gloo."""
+    """One of several ranks, over gloo or over memory that they share."""
 
-    def __init__(self, rank: int, world_size: int) -> None:
+    def __init__(self, rank: int, world_size: int, one_host: bool) -> None:
         self.rank, self.world_size, self.device = rank, world_size, torch.device("cpu")
-        self.ranks = connect_ranks()
+        self.group = RankGroup(one_host, 60.0)
+        self.ranks = self.group.ranks
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        return DistributedDataParallel(module, broadcast_buffers=False)
+        return self.group.average_gradients(DistributedDataParallel(module, broadcast_buffers=False))
 
     def all_reduce(self, values: Tensor) -> Tensor:
         torch.distributed.all_reduce(values)
@@ -495,14 +496,14 @@ class RankSession:
         """Nobody listens."""
 
 
-def train_rank(rank: int, jobs: list[str], folder: str) -> None:
-    """What each process of the test below runs: one run after the other, results into the folder."""
+def train_rank(rank: int, jobs: list[str], folder: str, one_host: bool) -> None:
+    """What each process of the tests below runs: one run after the other, results into the folder."""
     store = f"file://{folder}/store"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     try:
         for text in jobs:
             job = Job.model_validate_json(text)
-            trainer = Trainer(job, RankSession(rank, 2))
+            trainer = Trainer(job, RankSession(rank, 2, one_host))
             trainer.run()
             out = Path(folder) / f"{job.method}-{rank}"
             out.mkdir()
@@ -511,14 +512,17 @@ def train_rank(rank: int, jobs: list[str], folder: str) -> None:
         torch.distributed.destroy_process_group()
 
 
+def train_ranks(jobs: list[Job], folder: Path, one_host: bool) -> None:
+    spawn: Any = torch.multiprocessing.spawn  # type: ignore[attr-defined]
+    spawn(train_rank, args=([job.model_dump_json() for job in jobs], str(folder), one_host), nprocs=2)
+
+
 @pytest.mark.slow
 def test_two_ranks_end_with_the_same_weights_and_metrics(digits_project: Path, tmp_path: Path) -> None:
     train = {"epochs": 2, "batch_size": 512}
     sections: dict[str, Any] = {"train": train, "sweep": {"supervised_steps": 4}}
     jobs = [small_job(digits_project, method, world_size=2, **sections) for method in METHODS]
-    texts = [job.model_dump_json() for job in jobs]
-    spawn: Any = torch.multiprocessing.spawn  # type: ignore[attr-defined]
-    spawn(train_rank, args=(texts, str(tmp_path)), nprocs=2)
+    train_ranks(jobs, tmp_path, one_host=False)
     for job in jobs:
         first, second = tmp_path / f"{job.method}-0", tmp_path / f"{job.method}-1"
         assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
@@ -527,3 +531,20 @@ def test_two_ranks_end_with_the_same_weights_and_metrics(digits_project: Path, t
         alone = trained(job, tmp_path / f"alone-{job.method}")
         loaded = load_artifact(first / "artifact").model
         assert differing(loaded, alone.published) != [], "the second rank's points had no effect"
+
+
+def test_two_ranks_by_memory_that_they_share_end_as_two_that_send_messages(
+    digits_project: Path, tmp_path: Path
+) -> None:
+    job = small_job(digits_project, world_size=2, train={"epochs": 2, "batch_size": 512})
+    histories = []
+    for one_host in (False, True):
+        folder = tmp_path / str(one_host)
+        folder.mkdir()
+        train_ranks([job], folder, one_host)
+        for rank in range(2):
+            progress = json.loads((folder / f"{job.method}-{rank}" / "progress.json").read_text())
+            histories.append(progress["history"])
+    weights = {(path.read_bytes()) for path in tmp_path.glob("*/*/model.safetensors")}
+    assert len(list(tmp_path.glob("*/*/model.safetensors"))) == 4 and len(weights) == 1
+    assert all(history == histories[0] for history in histories)

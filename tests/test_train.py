@@ -16,8 +16,9 @@ from botocore.exceptions import EndpointConnectionError
 from pipeline.bucket import Bucket
 from pipeline.errors import ResourceError
 from pipeline.failures import user_side
+from pipeline.ray_session import RaySession
 from pipeline.storage import Folder, Storage
-from pipeline.train import RaySession, find_start
+from pipeline.train import find_start
 from tests.s3 import BUCKET, Door, keys, s3
 
 
@@ -92,7 +93,7 @@ def test_storage_that_comes_back_is_waited_for(tmp_path: Path, monkeypatch: pyte
         if len(waits) == 2:
             (tmp_path / "run").mkdir()
 
-    monkeypatch.setattr("pipeline.train.time.sleep", come_back)
+    monkeypatch.setattr("pipeline.ray_session.time.sleep", come_back)
     session.upload(given(tmp_path), "checkpoint_1")
     assert waits == [0.5, 1.0]
     assert "cannot be written to" in session.said[0]["waiting"]
@@ -139,7 +140,7 @@ def test_a_store_that_comes_back_is_waited_for_with_the_same_words(
         waits.append(seconds)
         door.closed = len(waits) < 2
 
-    monkeypatch.setattr("pipeline.train.time.sleep", come_back)
+    monkeypatch.setattr("pipeline.ray_session.time.sleep", come_back)
     door.closed = True
     assert session.upload(given(tmp_path), "checkpoint_1") == f"{BUCKET}/runs/run/checkpoint_1"
     assert waits == [0.5, 1.0]

@@ -87,6 +87,8 @@ def test_as_many_processors_are_counted_as_may_be_used() -> None:
 def running(folder: Path, num: int) -> tuple[subprocess.Popen[str], list[int]]:
     """A process in a session of its own, whose workers are at work, and their numbers."""
     code = (
+        # A shell's background jobs, and so whatever tests they run, are started with this signal ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pipeline.workers import run_tasks\n"
         "from tests.work import pid_file\n"
         f"list(run_tasks(pid_file, {str(folder)!r}, [1, 2], {num}, lambda done: None))"
