@@ -77,7 +77,7 @@ def listening(queue: Any, handle: Callable[[Any], None]) -> Iterator[None]:
         last_look = False
         while not last_look:
             # Set first: what was put before the block ended is still shown.
-            last_look = done.wait(0.5)
+            last_look = done.wait(1.0)
             items: list[Any] = []
             with contextlib.suppress(Exception):  # a cluster that is going away
                 items = queue.get_nowait_batch(queue.qsize())

@@ -109,15 +109,19 @@ def _fit(job: Job, params: Params, storage: Storage, shards: str, out: Path, log
     config = {"job": job.model_dump_json(), "queue": queue, "timeout_s": timeout_s, "shards": shards}
     config |= {"storage": storage.url, "run": run, "start": find_start(storage, run, log)}
 
-    class TrainerWithoutData(TorchTrainer):
-        """Without the actor that deals out Ray Data's data sets: it loads all of Ray Data, and there are none."""
+    # Actors that have nothing to do: one deals out Ray Data's data sets, and loads all of Ray Data; one gives the
+    # workers' room back when this process has died, and on one machine Ray itself then ends.
+    idle = {"DatasetsCallback"} | (set() if os.environ.get("RAY_ADDRESS") else {"PlacementGroupCleanerCallback"})
+
+    class LeanTrainer(TorchTrainer):
+        """Without what is idle here."""
 
         def _create_default_callbacks(self) -> list[Any]:
             # Where another version of Ray has no such method, this is not called, and nothing is lost but a second.
             callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-            return [callback for callback in callbacks if type(callback).__name__ != "DatasetsCallback"]
+            return [callback for callback in callbacks if type(callback).__name__ not in idle]
 
-    trainer = TrainerWithoutData(
+    trainer = LeanTrainer(
         cast(Any, train_worker),  # declared without a return value, which Ray Train returns all the same
         train_loop_config=config,
         scaling_config=cast(Any, ScalingConfig)(
