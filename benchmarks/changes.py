@@ -74,7 +74,7 @@ class Change:
     arguments: tuple[str, ...] = ()
 
 
-_SUBPIXEL, _AT_ONCE = ("c2fdb85", "c6c05c3"), ("d11c7a6", "536815e")
+_SUBPIXEL, _AT_ONCE, _SHARED = ("c2fdb85", "c6c05c3"), ("d11c7a6", "536815e"), ("2e051a4", "2b8dd87")
 CHANGES = (
     # Stride-2 convolutions in sub-pixel form, channels last, ReLUs in place, fused Adam.
     Change("mnist-plain-gain-step-dense-decoder", *_SUBPIXEL, "ms", STEP, ("plain", "dense")),
@@ -83,7 +83,9 @@ CHANGES = (
     # By way of the index, not member by member through tarfile and Pillow.
     Change("mnist-55000-gain-read-into-memory", *_AT_ONCE, "s", READ),
     # Gradients are views of the bucket, and a small model has one bucket. Validation and start of the epochs included.
-    Change("mnist-plain-gain-step-two-ranks", *_AT_ONCE, "ms", TWO_RANKS),
+    Change("mnist-plain-gain-step-two-ranks-gradients-at-once", *_AT_ONCE, "ms", TWO_RANKS),
+    # Gradients and r's sums by memory that the ranks share, no collection in mid-epoch, an actor of Ray less.
+    Change("mnist-plain-gain-step-two-ranks-shared-memory", *_SHARED, "ms", TWO_RANKS),
 )
 
 
