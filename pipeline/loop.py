@@ -161,7 +161,8 @@ class Trainer:
         return self.state.history[-1]
 
     def _epoch(self, batches: Iterator[tuple[Tensor | None, int]]) -> dict[str, float]:
-        sums: dict[str, Tensor] = {}
+        names: list[str] = []
+        sums: Tensor | None = None
         last_report, started = time.monotonic(), time.monotonic()
         for done, (x_unlabelled, skipped) in enumerate(itertools.islice(batches, self.steps_per_epoch), start=1):
             for group in self.optimizer.param_groups:
@@ -169,15 +170,16 @@ class Trainer:
             logged = self._step(x_unlabelled)
             if self.job.reading.faults == "skip":
                 logged["skipped"] = torch.tensor(float(skipped), device=self.session.device)
-            for name, value in logged.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+            names = sorted(logged)
+            values = torch.stack([logged[name] for name in names])
+            sums = values if sums is None else sums.add_(values)
             self.state.step += 1
             if time.monotonic() - last_report >= _REPORT_EVERY_S:
                 last_report = time.monotonic()
                 rate = done * self.job.batch_size / (last_report - started)
                 self.session.progress(self.state.step, self.total_steps, rate)
-        names = sorted(sums)
-        totals = self.session.all_reduce(torch.stack([sums[name] for name in names]))
+        assert sums is not None, "an epoch has at least one step"
+        totals = self.session.all_reduce(sums)
         means = (totals / (self.steps_per_epoch * self.session.world_size)).tolist()
         row = dict(zip(names, means, strict=True))
         if "skipped" in row:
