@@ -56,6 +56,9 @@ def ray_cluster() -> Iterator[dict[str, float]]:
         # One machine is not taken back with notice, and nobody reads metrics without a dashboard: a process less.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+        # The same for what Ray's own processes count and note of themselves, beside the work, on the same cores.
+        for name in ("enable_metrics_collection", "event_stats", "task_events_report_interval_ms"):
+            os.environ.setdefault(f"RAY_{name}", "0")
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

@@ -32,6 +32,7 @@ TRAINING = (
     "pipeline.reader",
     "pipeline.samples",
     "pipeline.shards",
+    "pipeline.shared_memory",
     "pipeline.slices",
     "pipeline.store",
     "pipeline.stream",
