@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import shutil
@@ -496,25 +497,25 @@ class RankSession:
         """Nobody listens."""
 
 
-def train_rank(rank: int, jobs: list[str], folder: str, one_host: bool) -> None:
-    """What each process of the tests below runs: one run after the other, results into the folder."""
+def train_rank(rank: int, jobs: list[str], folder: str, ways: list[bool]) -> None:
+    """What each process of the tests below runs: one run after the other, each in all ways, results into the folder."""
     store = f"file://{folder}/store"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     try:
-        for text in jobs:
+        for text, one_host in itertools.product(jobs, ways):
             job = Job.model_validate_json(text)
             trainer = Trainer(job, RankSession(rank, 2, one_host))
             trainer.run()
-            out = Path(folder) / f"{job.method}-{rank}"
+            out = Path(folder) / f"{job.method}-{rank}{'-one-host' if one_host else ''}"
             out.mkdir()
             trainer._write_checkpoint(out)
     finally:
         torch.distributed.destroy_process_group()
 
 
-def train_ranks(jobs: list[Job], folder: Path, one_host: bool) -> None:
+def train_ranks(jobs: list[Job], folder: Path, ways: list[bool]) -> None:
     spawn: Any = torch.multiprocessing.spawn  # type: ignore[attr-defined]
-    spawn(train_rank, args=([job.model_dump_json() for job in jobs], str(folder), one_host), nprocs=2)
+    spawn(train_rank, args=([job.model_dump_json() for job in jobs], str(folder), ways), nprocs=2)
 
 
 @pytest.mark.slow
@@ -522,7 +523,7 @@ def test_two_ranks_end_with_the_same_weights_and_metrics(digits_project: Path, t
     train = {"epochs": 2, "batch_size": 512}
     sections: dict[str, Any] = {"train": train, "sweep": {"supervised_steps": 4}}
     jobs = [small_job(digits_project, method, world_size=2, **sections) for method in METHODS]
-    train_ranks(jobs, tmp_path, one_host=False)
+    train_ranks(jobs, tmp_path, [False])
     for job in jobs:
         first, second = tmp_path / f"{job.method}-0", tmp_path / f"{job.method}-1"
         assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
@@ -537,14 +538,8 @@ def test_two_ranks_by_memory_that_they_share_end_as_two_that_send_messages(
     digits_project: Path, tmp_path: Path
 ) -> None:
     job = small_job(digits_project, world_size=2, train={"epochs": 2, "batch_size": 512})
-    histories = []
-    for one_host in (False, True):
-        folder = tmp_path / str(one_host)
-        folder.mkdir()
-        train_ranks([job], folder, one_host)
-        for rank in range(2):
-            progress = json.loads((folder / f"{job.method}-{rank}" / "progress.json").read_text())
-            histories.append(progress["history"])
-    weights = {(path.read_bytes()) for path in tmp_path.glob("*/*/model.safetensors")}
-    assert len(list(tmp_path.glob("*/*/model.safetensors"))) == 4 and len(weights) == 1
+    train_ranks([job], tmp_path, [False, True])
+    runs = [tmp_path / f"{job.method}-{rank}{way}" for rank in range(2) for way in ("", "-one-host")]
+    assert len({(run / "model.safetensors").read_bytes() for run in runs}) == 1
+    histories = [json.loads((run / "progress.json").read_text())["history"] for run in runs]
     assert all(history == histories[0] for history in histories)
