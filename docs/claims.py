@@ -138,8 +138,10 @@ def fault_claims() -> list[dict[str, Any]]:
     def add(fault: str, key: str, name: str, target: str, better: str = "lower", unit: str = "s") -> None:
         found = [run for run in runs if key in run["faults"].get(fault, {})]
         if found:
-            middle = statistics.median(run["faults"][fault][key] for run in found)
-            row = {"name": f"digits-cluster-{name}", "value": middle, "unit": unit, "better": better, "target": target}
+            seen = [run["faults"][fault][key] for run in found]
+            # Of times the middle, of work that is lost the most.
+            value = max(seen) if unit == "epochs" else round(statistics.median(seen), 2)
+            row = {"name": f"digits-cluster-{name}", "value": value, "unit": unit, "better": better, "target": target}
             commits = ", ".join(dict.fromkeys(run["commit"] for run in found))
             common = {"hardware": found[-1]["hardware"], "commit": commits, "command": "make test-cluster"}
             rows.append(row | {"n": len(found)} | common)
@@ -147,7 +149,7 @@ def fault_claims() -> list[dict[str, Any]]:
     for fault in dict.fromkeys(fault for run in runs for fault in run["faults"]):
         name = fault.replace("_", "-")
         add(fault, "gap_s", f"{name}-gap", "at most 60" if fault == "elastic_shrink" else "at most 40")
-        add(fault, "epochs_trained_twice", f"{name}-lost", "at most 1", unit="epochs")
+        add(fault, "epochs_trained_twice", f"{name}-most-lost", "at most 1", unit="epochs")
     add("elastic_regrow", "from_boot_s", "elastic-regrow-gap", "at most 60")
     add("normal", "ray_up_to_first_epoch_s", "ray-up-to-first-epoch", "below 90")
     return rows
