@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,33 @@ def benchmark_claims(folder: Path) -> list[dict[str, Any]]:
             if commits := measured.get("commits"):
                 made_by["commit"] = ", ".join(dict.fromkeys(commits.values()))
             rows += [row | made_by for row in claims_of(measured)]
+    return rows
+
+
+def fault_claims(folder: Path) -> list[dict[str, Any]]:
+    """In the lab of hosts: from a fault to the end of the next epoch, from `ray up` to the first, over all runs."""
+    runs = json.loads((folder / "faults.json").read_text())
+    rows: list[dict[str, Any]] = []
+
+    def add(fault: str, key: str, name: str, target: str, unit: str = "s") -> None:
+        found = [run for run in runs if key in run["faults"].get(fault, {})]
+        if found:
+            seen = [run["faults"][fault][key] for run in found]
+            # Of times the middle, of work that is lost the most.
+            value = max(seen) if unit == "epochs" else round(statistics.median(seen), 2)
+            made_by = {
+                "command": "make test-cluster",
+                "hardware": found[-1]["hardware"],
+                "commit": ", ".join(dict.fromkeys(run["commit"] for run in found)),
+            }
+            rows.append(claim(f"digits-cluster-{name}", value, unit, "lower", len(found), target) | made_by)
+
+    for fault in dict.fromkeys(fault for run in runs for fault in run["faults"]):
+        name = fault.replace("_", "-")
+        add(fault, "gap_s", f"{name}-gap", "at most 60" if fault == "elastic_shrink" else "at most 40")
+        add(fault, "epochs_trained_twice", f"{name}-most-lost", "at most 1", unit="epochs")
+    add("elastic_regrow", "from_boot_s", "elastic-regrow-gap", "at most 60")
+    add("normal", "ray_up_to_first_epoch_s", "ray-up-to-first-epoch", "below 90")
     return rows
 
 

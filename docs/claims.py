@@ -16,7 +16,7 @@ from typing import Any
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from docs.benchmark_claims import benchmark_claims  # noqa: E402
+from docs.benchmark_claims import benchmark_claims, fault_claims  # noqa: E402
 from pipeline.provenance import commit, hardware  # noqa: E402
 
 CLAIMS = REPOSITORY / "docs/results/claims.json"
@@ -111,7 +111,7 @@ def collect() -> list[dict[str, Any]]:
         name = f"mnist-{labels}-{method}-sweep-test-error"
         note = f"{epochs} epochs" if method != "supervised" else "labelled points alone"
         add(name, round(sum(errors) / len(errors), 2), "%", "", n=len(errors), note=note)
-    rows += fault_claims() + benchmark_claims(REPOSITORY / "benchmarks")
+    rows += fault_claims(REPOSITORY / "benchmarks") + benchmark_claims(REPOSITORY / "benchmarks")
     runs = json.loads((REPOSITORY / "benchmarks/repro.json").read_text())
     whole = [run for run in runs if run["stages_run"] == 6]
 
@@ -127,31 +127,6 @@ def collect() -> list[dict[str, Any]]:
     add_median("make-repro-environment-time", whole, "environment_minutes", "min", "")
     add_median("make-repro-again-time", runs, "second_repro_seconds", "s", "seconds")
     add_median("make-repro-peak-memory", runs, "peak_memory_gib", "GiB", "at most 6")
-    return rows
-
-
-def fault_claims() -> list[dict[str, Any]]:
-    """In the lab of hosts: from a fault to the end of the next epoch, from `ray up` to the first; medians over runs."""
-    runs = json.loads((REPOSITORY / "benchmarks/faults.json").read_text())
-    rows: list[dict[str, Any]] = []
-
-    def add(fault: str, key: str, name: str, target: str, better: str = "lower", unit: str = "s") -> None:
-        found = [run for run in runs if key in run["faults"].get(fault, {})]
-        if found:
-            seen = [run["faults"][fault][key] for run in found]
-            # Of times the middle, of work that is lost the most.
-            value = max(seen) if unit == "epochs" else round(statistics.median(seen), 2)
-            row = {"name": f"digits-cluster-{name}", "value": value, "unit": unit, "better": better, "target": target}
-            commits = ", ".join(dict.fromkeys(run["commit"] for run in found))
-            common = {"hardware": found[-1]["hardware"], "commit": commits, "command": "make test-cluster"}
-            rows.append(row | {"n": len(found)} | common)
-
-    for fault in dict.fromkeys(fault for run in runs for fault in run["faults"]):
-        name = fault.replace("_", "-")
-        add(fault, "gap_s", f"{name}-gap", "at most 60" if fault == "elastic_shrink" else "at most 40")
-        add(fault, "epochs_trained_twice", f"{name}-most-lost", "at most 1", unit="epochs")
-    add("elastic_regrow", "from_boot_s", "elastic-regrow-gap", "at most 60")
-    add("normal", "ray_up_to_first_epoch_s", "ray-up-to-first-epoch", "below 90")
     return rows
 
 

@@ -170,7 +170,8 @@ class Trainer:
             logged = self._step(x_unlabelled)
             if self.job.reading.faults == "skip":
                 logged["skipped"] = torch.tensor(float(skipped), device=self.session.device)
-            names = sorted(logged)
+            # Every step logs the same.
+            names = names or sorted(logged)
             values = torch.stack([logged[name] for name in names])
             sums = values if sums is None else sums.add_(values)
             self.state.step += 1

@@ -133,7 +133,7 @@ class TrainParams(_Section):
 
     compile: bool
     """The networks by `torch.compile`: each host then needs a C++ compiler, and a run (in a sweep, each worker) begins
-    with compiling. Meant for long runs on a GPU, where it has not been measured yet."""
+    with compiling. Meant for long runs on a GPU, where it has not been measured yet; on a CPU steps became slower."""
 
     num_workers: NumWorkers
     """Ranks of data-parallel training; one GPU each on `cuda`. `[1, 2]`: as many as there is room for, from 1 to 2; the

@@ -80,6 +80,11 @@ class RankGroup:
             begin = _by_group(dist.new_group())
         self.ranks = Ranks(dist.get_world_size(), _differentiable(begin))
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether the ranks exchange by memory that they share."""
+        return self._gradients is not None
+
     def average_gradients(self, wrapped: nn.Module) -> nn.Module:
         """Has a data-parallel wrapper average gradients in the way of this group."""
         gradients = self._gradients

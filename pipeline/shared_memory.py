@@ -64,6 +64,8 @@ class SharedSum:
     def begin(self, values: Tensor, scale: float = 1.0) -> Callable[[], Tensor]:
         """Begins a sum of `scale * values` over the ranks; what it returns waits for it and writes it into `values`.
 
+        One at a time: what is returned is called once, before the next sum is begun.
+
         Args:
             values: contiguous, on the CPU, of the same type and size on all ranks. Not to be changed meanwhile.
 
@@ -179,7 +181,7 @@ def _lost(rank: int) -> Iterator[None]:
 def connect_here(count: int, timeout_s: float) -> list[SharedSum]:
     """Streams of sums over the ranks of the process group, which are processes of one host; all of them call it.
 
-    Empty where the system of any rank has no such memory or sockets, or the ranks see different temporary folders.
+    Empty where the system of any rank has no such memory or sockets, or the ranks do not find each other.
     """
     if not hasattr(os, "memfd_create"):
         return []

@@ -164,6 +164,7 @@ def run_rank(rank: int, folder: str, one_host: bool) -> None:
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     try:
         group, results = RankGroup(one_host, 60.0), {}
+        assert group.shares_memory == one_host
         for name, case in CASES.items():
             model = case_model(case)
             objective = Objective(model, objective_config(**case.objective), SHARES, group.ranks)

@@ -477,6 +477,7 @@ class RankSession:
     def __init__(self, rank: int, world_size: int, one_host: bool) -> None:
         self.rank, self.world_size, self.device = rank, world_size, torch.device("cpu")
         self.group = RankGroup(one_host, 60.0)
+        assert self.group.shares_memory == one_host
         self.ranks = self.group.ranks
 
     def wrap(self, module: nn.Module) -> nn.Module:

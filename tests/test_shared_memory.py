@@ -166,6 +166,8 @@ def spoiled(how: str, rank: int, folder: str) -> Iterator[None]:
             stack.enter_context(patch.object(tempfile, "tempdir", f"{folder}/{'long' * 30}"))
         elif how == "one rank" and rank == 1:
             stack.enter_context(patch.object(socket.socket, "bind", refuse))
+        elif how == "call" and rank == 2:
+            stack.enter_context(patch.object(socket.socket, "connect", refuse))
         elif how == "system":
             stack.enter_context(patch.object(os, "memfd_create"))
             del os.memfd_create
@@ -174,7 +176,7 @@ def spoiled(how: str, rank: int, folder: str) -> Iterator[None]:
         yield
 
 
-FOUND = {"": 2, "folders": 2, "path": 0, "one rank": 0, "system": 0}
+FOUND = {"": 2, "folders": 2, "path": 0, "one rank": 0, "call": 0, "system": 0}
 
 
 def meet(rank: int, folder: str) -> None:
