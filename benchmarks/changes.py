@@ -1,13 +1,12 @@
 """What changes for speed brought: the same measure at the commits before and after each, by turns, in this run.
 
 `python benchmarks/changes.py [--small]`. Each commit is checked out into a folder of its own beside the others; the
-data is that of this checkout. Writes benchmarks/changes.json, unless it is `--small`.
+data is that of this checkout. Writes benchmarks/results/changes.json, unless it is `--small`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -19,7 +18,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks.common import keep, make_params, tell  # noqa: E402
+from benchmarks.common import make_params, tell  # noqa: E402
+from benchmarks.publish import Row, keep, row  # noqa: E402
 
 STEP = """
 import statistics, sys, time, torch
@@ -55,6 +55,8 @@ from pathlib import Path
 raw = yaml.safe_load(Path("params.yaml").read_text())
 raw["objective"]["extended"]["enabled"] = False
 raw["train"] |= {"epochs": int(sys.argv[1]), "threads_per_worker": 1, "num_workers": 2}
+if "min_steps" in raw["train"]:  # not at the older commits
+    raw["train"]["min_steps"] = 0
 Path("params.yaml").write_text(yaml.safe_dump(raw))
 subprocess.run([sys.executable, "-m", "pipeline", "train"], check=True, stdout=subprocess.DEVNULL)
 timing, metrics = (json.loads(Path("results/train", f"{name}.json").read_text()) for name in ("timing", "metrics"))
@@ -77,15 +79,15 @@ class Change:
 _SUBPIXEL, _AT_ONCE, _SHARED = ("c2fdb85", "c6c05c3"), ("d11c7a6", "536815e"), ("2e051a4", "2b8dd87")
 CHANGES = (
     # Stride-2 convolutions in sub-pixel form, channels last, ReLUs in place, fused Adam.
-    Change("mnist-plain-gain-step-dense-decoder", *_SUBPIXEL, "ms", STEP, ("plain", "dense")),
-    Change("mnist-plain-gain-step-convolutional-decoder", *_SUBPIXEL, "ms", STEP, ("plain", "convolutional")),
-    Change("mnist-extended-gain-step-dense-decoder", *_SUBPIXEL, "ms", STEP, ("extended", "dense")),
-    # By way of the index, not member by member through tarfile and Pillow.
-    Change("mnist-55000-gain-read-into-memory", *_AT_ONCE, "s", READ),
+    Change("plain step, dense decoder", *_SUBPIXEL, "ms", STEP, ("plain", "dense")),
+    Change("plain step, convolutional decoder", *_SUBPIXEL, "ms", STEP, ("plain", "convolutional")),
+    Change("extended step, dense decoder", *_SUBPIXEL, "ms", STEP, ("extended", "dense")),
+    # Through the index, not member by member through tarfile and Pillow.
+    Change("read into memory", *_AT_ONCE, "s", READ),
     # Gradients are views of the bucket, and a small model has one bucket. Validation and start of the epochs included.
-    Change("mnist-plain-gain-step-two-ranks-gradients-at-once", *_AT_ONCE, "ms", TWO_RANKS),
+    Change("plain step, two ranks, gradients at once", *_AT_ONCE, "ms", TWO_RANKS),
     # Gradients and r's sums by memory that the ranks share, no collection in mid-epoch, an actor of Ray less.
-    Change("mnist-plain-gain-step-two-ranks-shared-memory", *_SHARED, "ms", TWO_RANKS),
+    Change("plain step, two ranks, shared memory", *_SHARED, "ms", TWO_RANKS),
 )
 
 
@@ -121,6 +123,16 @@ def check_out(commit: str, parent: Path) -> Path:
     return folder
 
 
+def rows_of(change: Change, before: float, after: float, rounds: int) -> list[Row]:
+    """What is published of a change."""
+    ours, peer = (f"{change.name}, at {commit}" for commit in (change.after, change.before))
+    ratio = round(before / after, 2)
+    return [
+        row(ours, after, change.unit, rounds, against=peer, ratio=ratio),
+        row(peer, before, change.unit, rounds),
+    ]
+
+
 def main() -> None:
     """Measures each change and keeps the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -128,7 +140,7 @@ def main() -> None:
     small = parser.parse_args().small
     rounds = 1 if small else 3
     make_params()  # the data, once
-    measured = {}
+    rows = []
     with tempfile.TemporaryDirectory() as parent:
         for change in CHANGES:
             seen: dict[str, list[float]] = {change.before: [], change.after: []}
@@ -136,14 +148,9 @@ def main() -> None:
                 for commit, values in seen.items():
                     values.append(measure(change, check_out(commit, Path(parent)), small))
             before, after = (round(statistics.median(values), 2) for values in seen.values())
-            measured[change.name] = {
-                "unit": change.unit,
-                "before": before,
-                "after": after,
-                "commits": [change.before, change.after],
-            }
-            tell(f"{change.name}: {json.dumps(measured[change.name])}")
-    keep("changes", {"rounds": rounds, "changes": measured}, small)
+            rows += rows_of(change, before, after, rounds)
+            tell(f"{change.name}: {before} {change.unit}, then {after}")
+    keep("changes", rows, small)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import statistics
 import sys
 import time
@@ -16,14 +15,15 @@ import yaml
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from pipeline.fetch import fetch  # noqa: E402
-from pipeline.jobs import make_job, shards_folder  # noqa: E402
-from pipeline.loop import Job, Trainer  # noqa: E402
-from pipeline.methods import Method  # noqa: E402
-from pipeline.params import Params, parse_params  # noqa: E402
-from pipeline.provenance import commit, hardware  # noqa: E402
-from pipeline.sessions import TrialSession  # noqa: E402
-from pipeline.shard import shard  # noqa: E402
+from pipeline.config.methods import Method  # noqa: E402
+from pipeline.config.params import Params, parse_params  # noqa: E402
+from pipeline.config.paths import shards_folder  # noqa: E402
+from pipeline.stages.fetch import fetch  # noqa: E402
+from pipeline.stages.shard import shard  # noqa: E402
+from pipeline.training.build_job import make_job  # noqa: E402
+from pipeline.training.job import Job  # noqa: E402
+from pipeline.training.local_session import TrialSession  # noqa: E402
+from pipeline.training.trainer import Trainer  # noqa: E402
 
 
 class Unsaved(TrialSession):
@@ -73,18 +73,6 @@ def peak_mib() -> float:
     """
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines["VmHWM"].split()[0]) / 1024
-
-
-def keep(name: str, measured: dict[str, Any], small: bool) -> None:
-    """Prints what was measured and writes benchmarks/<name>.json, unless the run was a small one."""
-    record = {
-        "command": f"python benchmarks/{name}.py",
-        "commit": commit(REPOSITORY),
-        "hardware": hardware(),
-    } | measured
-    print(json.dumps(record, indent=2))
-    if not small:
-        (REPOSITORY / "benchmarks" / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def tell(line: str) -> None:

@@ -1,9 +1,10 @@
-"""What latents cost beside bare forward passes: `python benchmarks/evaluating.py [--small]`.
+"""What latents cost beside bare forward passes: `python benchmarks/evaluating.py [--small] [--part NAME]`.
 
-Two ways take turns over the same examples, in one thread: `evaluate`'s export (encode, decode, check, Parquet) and the
-bare passes of the same model that it is made of. Then peak memory, each in a process of its own: of the export with
-longer and longer train, streamed, and of `ie embed` on arrays of growing length. Writes benchmarks/evaluating.json,
-unless it is `--small`.
+`export`: two ways take turns over the same examples, in one thread: `evaluate`'s export (encode, count, check,
+Parquet), and the reading and the passes that it is made of, alone. `actors`: two actors of Ray Data take turns with
+one; from the first file to the last, so without Ray's start. `memory`: peak, each in a process of its own, of the whole
+stage `evaluate` on more and more images of 8x8, half of them test, and of `ie embed` on longer and longer arrays.
+Writes benchmarks/results/evaluating.json, unless it is `--small`.
 """
 
 from __future__ import annotations
@@ -12,33 +13,43 @@ import argparse
 import functools
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks.common import by_turns, keep, make_params, make_trainer, tell  # noqa: E402
+from benchmarks.common import by_turns, make_params, make_trainer, tell  # noqa: E402
+from benchmarks.publish import Row, keep, row  # noqa: E402
 from benchmarks.sharding import Computed, Keys  # noqa: E402
-from ie_model.artifact import Artifact, load_artifact, save_artifact  # noqa: E402
-from ie_model.inference import encode  # noqa: E402
+from ie_model.artifact import Artifact, save_artifact  # noqa: E402
+from ie_model.inference import encode, representations  # noqa: E402
+from ie_model.model import EquiVAE  # noqa: E402
 from ie_model.networks import to_float  # noqa: E402
-from ie_model.spec import DataSpec  # noqa: E402
-from pipeline.evaluate import export  # noqa: E402
-from pipeline.jobs import choose_reading, shards_folder  # noqa: E402
-from pipeline.params import Params  # noqa: E402
-from pipeline.shard import Content, Layout, pack  # noqa: E402
-from pipeline.shards import SplitName, read_manifest  # noqa: E402
-from pipeline.sources.base import Values  # noqa: E402
-from pipeline.splits import Split, open_split  # noqa: E402
-from pipeline.training_data import read_split  # noqa: E402
+from ie_model.spec import DataSpec, Preprocessing  # noqa: E402
+from pipeline.cluster.actor_pool import map_in_actors  # noqa: E402
+from pipeline.cluster.connection import ray_cluster  # noqa: E402
+from pipeline.config.params import Params, parse_params  # noqa: E402
+from pipeline.config.paths import shards_folder  # noqa: E402
+from pipeline.data.example import Examples  # noqa: E402
+from pipeline.data.loading.points import InShards  # noqa: E402
+from pipeline.data.sharding.write import Content, Layout, pack  # noqa: E402
+from pipeline.data.shards.dataset import ShardedDataset  # noqa: E402
+from pipeline.data.shards.reading import ONCE  # noqa: E402
+from pipeline.evaluation.latents import metadata  # noqa: E402
+from pipeline.evaluation.slices import SPLITS, Slice, SliceEncoder, plan_slices  # noqa: E402
+from pipeline.evaluation.totals import count  # noqa: E402
+from pipeline.stages.evaluate import OnWorker, export  # noqa: E402
+from pipeline.utils.files import atomic_folder  # noqa: E402
 
 # Each ends with its peak memory.
 EMBED = """
@@ -55,53 +66,84 @@ print(peak_mib())
 """
 
 
-def bare(artifact: Artifact, splits: dict[SplitName, Split], params: Params) -> None:
-    """The passes alone; their results are dropped."""
+def bare(artifact: Artifact, dataset: ShardedDataset, params: Params) -> None:
+    """Reading, the passes and what is counted of test, alone; their results are dropped."""
     generator = torch.Generator().manual_seed(params.evaluate.seed)
-    for split in splits.values():
-        for _, batch in split.batches(params.evaluate.batch_size):
-            encode(artifact, to_float(batch.x), float(artifact.provenance["prune"]), generator)
+    for name in SPLITS:
+        points = InShards(dataset, name, ONCE, torch.device("cpu"))
+        for start in range(0, len(points.index), params.evaluate.batch_size):
+            rows = np.arange(start, min(start + params.evaluate.batch_size, len(points.index)))
+            x = to_float(points.take(rows))
+            encoded = encode(artifact, x, artifact.prune, generator)
+            if name == "test":
+                count(artifact, x, points.index.y[rows], encoded, params.evaluate, generator)
 
 
-EXPORT = """
+def export_to(artifact: Artifact, dataset: ShardedDataset, params: Params, out: Path) -> None:
+    """The export, from its beginning."""
+    shutil.rmtree(out, ignore_errors=True)
+    used = np.arange(dataset.manifest.splits["train"].samples) < 100
+    export(artifact, dataset, ONCE, used, params, REPOSITORY, out, lambda line: None)
+
+
+def rate(make: Any, items: list[Slice], actors: int) -> float:
+    """Examples a second of a pool, from its first file to its last."""
+    seen: list[tuple[float, int]] = []
+    for part, _ in map_in_actors(make, items, actors, cpus=1, gpus=0):
+        seen.append((time.perf_counter(), part.stop - part.start))
+    return sum(num for _, num in seen[actors:]) / (seen[-1][0] - seen[actors - 1][0])
+
+
+def actor_rates(artifact: Artifact, dataset: ShardedDataset, params: Params, rounds: int) -> dict[str, float]:
+    """Median examples a second of one actor and of two, which take turns on twice the slices of train."""
+    used = np.zeros(dataset.manifest.splits["train"].samples, dtype=bool)
+    encoder = SliceEncoder(artifact, dataset, ONCE, params.evaluate, used, metadata(artifact, ""), "cpu", 1)
+    items = [part for part in plan_slices(dataset.manifest, params.evaluate.batch_size) if part.split == "train"]
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    with ray_cluster(tell):
+        for _ in range(rounds):
+            for actors, seen in rates.items():
+                seen.append(rate(OnWorker(encoder, "cpu", ""), (1 if rounds == 1 else 2) * items, actors))
+                tell(f"{actors} actor(s): {seen[-1]:.0f} examples/s")
+    return {str(actors): statistics.median(seen) for actors, seen in rates.items()}
+
+
+EVALUATE = """
 import sys
 from pathlib import Path
-from benchmarks.common import peak_mib
-from benchmarks.evaluating import export_stream
-export_stream(Path(sys.argv[1]))
+from benchmarks.common import peak_mib, tell
+from benchmarks.evaluating import few_points
+from pipeline.stages.evaluate import evaluate
+evaluate(few_points(), Path(sys.argv[1]), tell)
 print(peak_mib())
 """
 
 
-def export_stream(folder: Path) -> None:
-    """The export of `<folder>/shards` by `<folder>/model`, its train and val streamed as `reader.mode: stream` does."""
-    params = make_params(reader={"mode": "stream"})
-    artifact, manifest = load_artifact(folder / "model"), read_manifest(folder / "shards")
-    reading = choose_reading(params.reader, REPOSITORY, manifest)
-    splits: dict[SplitName, Split] = {
-        name: open_split(folder / "shards", manifest, name, reading) for name in ("train", "val")
-    }
-    splits["test"] = read_split(folder / "shards", manifest, "test", reading)
-    export(artifact, splits, np.arange(100), params, folder / "streamed.parquet", "benchmark")
+def few_points() -> Params:
+    """Params of an evaluation whose work besides the export is little."""
+    raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    raw["evaluate"] |= {"probe_points": 200, "style_points": 100, "swap_points": 100, "iw_points": 100}
+    raw["evaluate"] |= {"oracle_steps": 1, "bound_samples": 1, "iw_samples": 1, "probe_seeds": [0]}
+    raw["reader"] |= {"mode": "stream"}
+    return parse_params(raw)
 
 
-@dataclass(frozen=True, eq=False)
-class Pictures(Computed):
-    """See `Computed`, as large as MNIST's."""
-
-    def read(self, i: int) -> Values:
-        return np.resize(super().read(i), (1, 28, 28)).astype(np.uint8)
-
-
-def export_memory(folder: Path, num: int, spec: DataSpec) -> int:
-    """Peak MiB of the export of `num` training images, and a thousand each of val and test."""
-    train, test = (Pictures(Keys(split, n), np.arange(n) % 10) for split, n in (("train", num + 1000), ("test", 1000)))
-    content = Content("computed", {}, spec, (), {"train": train, "test": test})
-    layout = Layout(encoding="npy", num_shards=max(1, num // 10_000), num_val=1000, split_seed=0)
-    shards = folder / "shards"
-    shutil.rmtree(shards, ignore_errors=True)
-    pack(content, layout, shards, lambda line: None, writers=1)
-    return peak_memory(EXPORT, str(folder))
+def evaluate_memory(folder: Path, num: int) -> int:
+    """Peak MiB of the stage on `num` examples, half of them test, by a model of random weights."""
+    params, half = few_points(), num // 2
+    spec = DataSpec(kind="image", shape=(1, 8, 8), dtype="uint8", classes=tuple("0123456789"), likelihood="bernoulli")
+    y = np.arange(half) % 10
+    splits: dict[Any, Examples] = {split: Computed(Keys(split, half), y) for split in ("train", "test")}
+    shutil.rmtree(folder, ignore_errors=True)
+    layout = Layout(encoding="npy", num_shards=max(1, num // 20_000), num_val=1000, split_seed=0)
+    content = Content("computed", {}, spec, Preprocessing(), splits)
+    pack(content, layout, shards_folder(params, folder), lambda line: None, writers=1)
+    model = EquiVAE(spec, params.model).eval()
+    x = torch.from_numpy(np.stack([splits["train"].read(i) for i in range(100)]))
+    codes, counts = representations(model, x, torch.arange(100) % 10, batch_size=100)
+    with atomic_folder(folder / "results" / "train" / "model") as part:
+        save_artifact(part, Artifact(model, codes, counts, {"fingerprint": "benchmark"}, prune=0.01))
+    return peak_memory(EVALUATE, str(folder))
 
 
 def peak_memory(script: str, *arguments: str) -> int:
@@ -122,47 +164,71 @@ def embed_memory(folder: Path, num: int, shape: tuple[int, ...]) -> int:
     return peak_memory(EMBED, "embed", *arguments)
 
 
+def measure_export(artifact: Artifact, dataset: ShardedDataset, params: Params, small: bool) -> list[Row]:
+    """The export beside its passes."""
+    rounds = 1 if small else 5
+    with tempfile.TemporaryDirectory() as parent:
+        tasks = {
+            "export": functools.partial(export_to, artifact, dataset, params, Path(parent) / "out"),
+            "bare": functools.partial(bare, artifact, dataset, params),
+        }
+        seconds = by_turns(tasks, rounds)
+    num = sum(split.samples for split in dataset.manifest.splits.values())
+    ours, peer, ratio = f"export of {num} examples", "reading and bare passes", seconds["bare"] / seconds["export"]
+    return [
+        row(ours, round(seconds["export"], 2), "s", rounds, "at least 0.8", against=peer, ratio=round(ratio, 3)),
+        row(peer, round(seconds["bare"], 2), "s", rounds),
+    ]
+
+
+def measure_actors(artifact: Artifact, dataset: ShardedDataset, params: Params, small: bool) -> list[Row]:
+    """Two actors beside one."""
+    rounds = 1 if small else 3
+    rates = actor_rates(artifact, dataset, params, rounds)
+    ours, peer, ratio = "export by two actors", "export by one actor", rates["2"] / rates["1"]
+    return [
+        row(ours, round(rates["2"]), "examples/s", rounds, "at least 1.7", against=peer, ratio=round(ratio, 3)),
+        row(peer, round(rates["1"]), "examples/s", rounds),
+    ]
+
+
+def measure_memory(artifact: Artifact, dataset: ShardedDataset, params: Params, small: bool) -> list[Row]:
+    """Peaks by size; that of evaluate as a ratio to the smallest too."""
+    with tempfile.TemporaryDirectory() as parent:
+        place = Path(parent)
+        sizes = (10_000, 20_000) if small else (100_000, 1_000_000)
+        peaks = {num: evaluate_memory(place / "project", num) for num in sizes}
+        shutil.rmtree(place / "project")
+        (place / "model").mkdir()
+        save_artifact(place / "model", artifact)
+        lengths = (1_000, 2_000) if small else (20_000, 80_000, 320_000)
+        embedded = {num: embed_memory(place, num, dataset.spec.shape) for num in lengths}
+    rows = [row(f"evaluate of {num} examples: peak memory", peak, "MiB") for num, peak in peaks.items()]
+    growth = round(max(peaks.values()) / min(peaks.values()), 3)
+    rows.append(row("evaluate: peak memory of the most examples over the fewest", growth, "", 1, "at most 1.2"))
+    return rows + [row(f"embed of {num} examples: peak memory", peak, "MiB") for num, peak in embedded.items()]
+
+
+PARTS = {"export": measure_export, "actors": measure_actors, "memory": measure_memory}
+
+
 def main() -> None:
-    """Measures both."""
+    """Measures all parts, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="the test split once, few examples; writes no file")
-    small = parser.parse_args().small
+    parser.add_argument("--small", action="store_true", help="each once, few examples; writes no file")
+    parser.add_argument("--part", choices=PARTS, help="this one alone; the others' figures stay")
+    given = parser.parse_args()
     torch.set_num_threads(1)
     params = make_params()
     trainer = make_trainer(params, "plain")
     with trainer._batches() as batches:
-        for _ in range(10 if small else 300):  # the class sum then is as sparse as after training
+        for _ in range(10 if given.small else 300):  # the class sum then is as sparse as after training
             trainer._step(next(batches)[0])
             trainer.state.step += 1
     artifact = trainer.artifact()
-    folder = shards_folder(params, REPOSITORY)
-    manifest = read_manifest(folder)
-    reading = choose_reading(params.reader, REPOSITORY, manifest)
-    names: tuple[SplitName, ...] = ("val", "test") if small else ("train", "val", "test")
-    splits: dict[SplitName, Split] = {name: read_split(folder, manifest, name, reading) for name in names}
-    with tempfile.TemporaryDirectory() as parent:
-        place = Path(parent)
-        arguments = artifact, splits, np.arange(100), params, place / "exported.parquet", "benchmark"
-        tasks: dict[str, Any] = {
-            "export": functools.partial(export, *arguments),
-            "bare": functools.partial(bare, artifact, splits, params),
-        }
-        seconds = by_turns(tasks, 1 if small else 5)
-        tell(str(seconds))
-        (place / "model").mkdir()
-        save_artifact(place / "model", artifact)
-        sizes = (1_000, 2_000) if small else (20_000, 80_000, 320_000)
-        memory = {
-            "export_memory_mib": {str(num): export_memory(place, num, manifest.spec) for num in sizes},
-            "embed_memory_mib": {str(num): embed_memory(place, num, manifest.spec.shape) for num in sizes},
-        }
-    measured = {
-        "examples": sum(len(split) for split in splits.values()),
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "ratio": round(seconds["bare"] / seconds["export"], 3),
-        "rounds": 1 if small else 5,
-    } | memory
-    keep("evaluating", measured, small)
+    dataset = ShardedDataset.open(shards_folder(params, REPOSITORY))
+    for name in [given.part] if given.part else PARTS:
+        keep("evaluating", PARTS[name](artifact, dataset, params, given.small), given.small, part=True)
 
 
 if __name__ == "__main__":

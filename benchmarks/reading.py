@@ -2,7 +2,7 @@
 
 All readers give the same 28x28 images as uint8 batches of 128, in the same run, by turns; a figure is the median of
 several rounds. `--peers` adds Hugging Face datasets from Parquet, in an environment of its own that is thrown away.
-Writes benchmarks/reading.json; with `--small`, which only shows that it works, nothing.
+Writes benchmarks/results/reading.json; with `--small`, which only shows that it works, nothing.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from __future__ import annotations
 import argparse
 import functools
 import io
-import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 import venv
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,32 +28,26 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ie_model.spec import DataSpec
-from pipeline.index import describe_split
-from pipeline.plan import EpochPlan, LanePlan
-from pipeline.provenance import commit, hardware
-from pipeline.reader import load_split
-from pipeline.samples import Encoding, encode_example
-from pipeline.shards import Manifest, write_shard
-from pipeline.sources import Example
-from pipeline.stream import ShardStream, slice_size
+from ie_model.spec import DataSpec, Preprocessing
+from pipeline.data.loading.epoch_plan import EpochPlan, LanePlan
+from pipeline.data.loading.in_memory import load_split
+from pipeline.data.loading.stream import ShardStream, slice_size
+from pipeline.data.shards.dataset import ShardedDataset
+from pipeline.data.shards.index import describe_split
+from pipeline.data.shards.manifest import Manifest, write_shard
+from pipeline.data.shards.reading import ONCE
+from pipeline.data.shards.sample_codec import Encoding, encode_example
+from pipeline.data.sources import Example
 
 REPOSITORY = Path(__file__).parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from benchmarks.publish import Row, keep, row  # noqa: E402
+
 BATCH = 128
 SPEC = DataSpec(kind="image", shape=(1, 28, 28), dtype="uint8", classes=tuple("0123456789"), likelihood="bernoulli")
 Rate = Callable[[], float]
 """Reads one epoch; samples a second."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Of the stream."""
-
-    loader_workers: int
-    cache: str = "unused"
-    cache_mb: int = 0
-    retries: int = 0
-    faults: Literal["fatal", "skip"] = "fatal"
 
 
 class Pictures(Dataset[Tensor]):
@@ -95,11 +88,12 @@ def write(folder: Path, examples: list[Example], encoding: Encoding, num_shards:
         for i in range(num_shards)
     ]
     return Manifest(
-        format=2,
+        format=4,
         source="strokes",
         source_files={},
         spec=SPEC,
         encoding=encoding,
+        preprocessing=Preprocessing(),
         split_seed=0,
         splits={"train": describe_split(folder, "train", shards, SPEC, encoding)},
     )
@@ -133,7 +127,8 @@ def in_memory(x: Tensor, steps: int) -> float:
 def stream(folder: Path, manifest: Manifest, workers: int, steps: int) -> float:
     sizes = [shard.samples for shard in manifest.splits["train"].shards]
     plan = LanePlan(sizes, BATCH, slice_size(manifest, "train", 256), 0)
-    with ShardStream(folder, manifest, "train", plan, 0, 1, 0, Settings(workers)) as opened:
+    reading = ONCE.model_copy(update={"loader_workers": workers})
+    with ShardStream(ShardedDataset(folder, manifest), "train", plan, 0, 1, 0, reading) as opened:
         return timed((batch.x for batch in opened), steps)
 
 
@@ -242,7 +237,7 @@ def run(small: bool, peers: bool, folder: Path) -> dict[str, Any]:
     (folder / "files").mkdir()
     for example in examples:
         (folder / "files" / f"{example.key}.png").write_bytes(encode_example(example, "png")["png"])
-    x = load_split(folder / "npy", stored["npy"], "train").x
+    x = load_split(ShardedDataset(folder / "npy", stored["npy"]), "train").x
     readers: dict[str, Rate] = {
         "bare loop": functools.partial(bare, x, 10 * steps),
         "in memory": functools.partial(in_memory, x, 10 * steps),
@@ -257,34 +252,31 @@ def run(small: bool, peers: bool, folder: Path) -> dict[str, Any]:
     if peers:
         (folder / "peer").mkdir()
         rates["datasets, Parquet, 0 workers"] = peer(folder / "peer", examples, steps, rounds)
-    ratios = {"in memory / bare loop": rates["in memory"] / rates["bare loop"]}
-    for n in workers:
-        png, npy = (rates[f"stream, {e}, {n} workers"] for e in ("png", "npy"))
-        ratios[f"stream png / image folder, {n} workers"] = png / rates[f"image folder, {n} workers"]
-        ratios[f"stream npy / image folder, {n} workers"] = npy / rates[f"image folder, {n} workers"]
-        ratios[f"stream png / webdataset png, {n} workers"] = png / rates[f"webdataset, png, {n} workers"]
-        ratios[f"stream npy / webdataset npy, {n} workers"] = npy / rates[f"webdataset, npy, {n} workers"]
-    if peers:
-        ratios["stream png / datasets, 0 workers"] = (
-            rates["stream, png, 0 workers"] / rates["datasets, Parquet, 0 workers"]
-        )
     return {
         "samples_per_s": {name: round(rate) for name, rate in rates.items()},
-        "ratios": {name: round(ratio, 2) for name, ratio in ratios.items()},
         "restart_seconds": round(statistics.median(restart_seconds() for _ in range(5)), 3),
-        "samples": num,
         "rounds": rounds,
-        "command": "python benchmarks/reading.py" + " --small" * small + " --peers" * peers,
-        "commit": commit(REPOSITORY),
-        "hardware": hardware(),
     }
 
 
-def table(measured: dict[str, Any]) -> str:
-    """For reading."""
-    lines = [f"{name:44} {rate:>12,} samples/s" for name, rate in measured["samples_per_s"].items()]
-    lines += [f"{name:44} {ratio:>12.2f} times" for name, ratio in measured["ratios"].items()]
-    return "\n".join([*lines, f"{'restart in mid-epoch of a million samples':44} {measured['restart_seconds']:>12} s"])
+def rows_of(measured: dict[str, Any]) -> list[Row]:
+    """What is published: each reader beside the others, and every rate."""
+    rates, n = measured["samples_per_s"], measured["rounds"]
+    pairs = [("in memory", "bare loop", "at least 0.95")]
+    for ours in (name for name in rates if name.startswith("stream, ")):
+        _, encoding, workers = ours.split(", ")
+        png = encoding == "png"
+        pairs.append((ours, f"image folder, {workers}", "at least 2" if png else ""))
+        pairs.append((ours, f"webdataset, {encoding}, {workers}", "at least 1" if png else ""))
+    if "datasets, Parquet, 0 workers" in rates:
+        pairs.append(("stream, png, 0 workers", "datasets, Parquet, 0 workers", ""))
+    rows = []
+    for ours, peer, target in pairs:
+        ratio = round(rates[ours] / rates[peer], 2)
+        rows.append(row(ours, rates[ours], "samples/s", n, target, against=peer, ratio=ratio))
+    rows += [row(peer, rates[peer], "samples/s", n) for peer in dict.fromkeys(peer for _, peer, _ in pairs)]
+    restart = "restart in mid-epoch of a million samples"
+    return [*rows, row(restart, measured["restart_seconds"], "s", n, "at most 1")]
 
 
 def main() -> None:
@@ -294,9 +286,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as parent:
         measured = run(arguments.small, arguments.peers, Path(parent))
-    print(table(measured))
-    if not arguments.small:
-        (REPOSITORY / "benchmarks/reading.json").write_text(json.dumps(measured, indent=2) + "\n")
+    keep("reading", rows_of(measured), arguments.small, " --peers" * arguments.peers)
 
 
 if __name__ == "__main__":

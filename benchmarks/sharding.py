@@ -6,7 +6,7 @@
    stage's process and of its largest writer. The keys of the examples are computed too and take no memory, so that what
    is measured is the stage's own.
 
-Prints a table and writes benchmarks/sharding.json.
+Prints a table and writes benchmarks/results/sharding.json.
 """
 
 from __future__ import annotations
@@ -28,12 +28,16 @@ from typing import Any, overload
 import numpy as np
 import psutil
 
-from ie_model.spec import DataSpec
-from pipeline.sources import SOURCES
-from pipeline.sources.base import Examples, IntArray, RawSplit, Values
+from ie_model.spec import DataSpec, Preprocessing
+from pipeline.data.example import Examples, RawSplit, Values
+from pipeline.data.sources import SOURCES
+from pipeline.utils.arrays import IntArray
 
 REPOSITORY = Path(__file__).parent.parent
-RESULTS = REPOSITORY / "benchmarks/sharding.json"
+sys.path.insert(0, str(REPOSITORY))
+
+from benchmarks.publish import Row, keep, row  # noqa: E402
+
 _MIB = 1024 * 1024
 _SPEC = DataSpec(
     kind="image",
@@ -111,7 +115,7 @@ class PeakMemory:
 def pack_once(what: str, num: int, writers: int, raw: Path) -> dict[str, float | int | str]:
     """One run of packing in this process."""
     # Here, so that writer processes, which import this file, do not load PyTorch.
-    from pipeline.shard import Content, Layout, pack
+    from pipeline.data.sharding.write import Content, Layout, pack
 
     if what == "mnist":
         source = SOURCES["mnist"]
@@ -119,13 +123,13 @@ def pack_once(what: str, num: int, writers: int, raw: Path) -> dict[str, float |
             "train": source.examples(raw, "train"),
             "test": source.examples(raw, "test"),
         }
-        content = Content("mnist", {}, source.spec(raw), (), examples)
+        content = Content("mnist", {}, source.spec(raw), Preprocessing(), examples)
         layout = Layout(encoding="png", num_shards=12, num_val=5_000, split_seed=0)
     else:
         train, test = (
             Computed(Keys(split, n), np.arange(n) % 10) for split, n in (("train", num), ("test", num // 100))
         )
-        content = Content("computed", {}, _SPEC, (), {"train": train, "test": test})
+        content = Content("computed", {}, _SPEC, Preprocessing(), {"train": train, "test": test})
         # Tars of 10,000 samples: more data means more tars, as it should.
         layout = Layout(encoding="npy", num_shards=num // 10_000, num_val=num // 100, split_seed=0)
     total = sum(map(len, content.examples.values()))
@@ -157,13 +161,26 @@ def measure(what: str, num: int, writers: int, raw: Path, repeats: int) -> dict[
     return chosen | {"all_seconds": [run["seconds"] for run in runs]}
 
 
+def rows_of(runs: list[dict[str, Any]]) -> list[Row]:
+    """What is published."""
+    rows = []
+    for run in runs:
+        case = f"{run['data']}, {run['examples']:,} examples, {run['writers']} writer{'s'[: run['writers'] - 1]}"
+        target = "at most 30" if run["data"] == "mnist" and run["writers"] == 2 else ""
+        n = len(run["all_seconds"])
+        rows.append(row(f"{case}: time", run["seconds"], "s", n, target, values=run["all_seconds"]))
+        rows.append(row(f"{case}: speed", run["examples_per_s"], "examples/s", n))
+        rows.append(row(f"{case}: memory", run["memory_mib"], "MiB", n))
+        rows.append(row(f"{case}: a writer's memory", run["writer_memory_mib"], "MiB", n))
+    return rows
+
+
 def main() -> None:
-    from pipeline.provenance import commit, hardware
-    from pipeline.workers import num_cpus
+    from pipeline.utils.process_pool import num_cpus
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="once each, up to 60,000 computed images; writes no file")
-    parser.add_argument("--project", type=Path, default=REPOSITORY, help="where data/raw/mnist lies")
+    parser.add_argument("--project", type=Path, default=REPOSITORY, help="folder of data/raw/mnist")
     parser.add_argument("--once", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.once:
@@ -185,10 +202,7 @@ def main() -> None:
         repeats = 3 if what == "mnist" and not options.small else 1
         rows.append(measure(what, num, writers, raw, repeats))
         print(" | ".join(f"{rows[-1][column]:>{len(column)}}" for column in columns), flush=True)
-    if not options.small:
-        command = "python benchmarks/sharding.py"
-        about = {"command": command, "commit": commit(REPOSITORY), "hardware": hardware()}
-        RESULTS.write_text(json.dumps(about | {"runs": rows}, indent=2) + "\n")
+    keep("sharding", rows_of(rows), options.small)
 
 
 if __name__ == "__main__":

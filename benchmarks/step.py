@@ -9,7 +9,8 @@ Parts, each side by side in this process:
 - arithmetic: floating-point operations of a step per second, as a share of the best matrix product of this machine.
 - profile: where the time of a step goes, by kind of operation.
 
-Writes benchmarks/step.json, unless it is `--small`; `--only PART` measures that part of it anew, and notes its commit.
+Writes benchmarks/results/step.json, unless it is `--small`; `--only PART` measures that part of it anew, and notes its
+commit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -34,13 +34,14 @@ from torch.utils.flop_counter import FlopCounterMode
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks.common import by_turns, keep, make_params, make_trainer, tell  # noqa: E402
+from benchmarks.common import by_turns, make_params, make_trainer, tell  # noqa: E402
+from benchmarks.publish import keep  # noqa: E402
+from benchmarks.step_rows import ROWS  # noqa: E402
 from ie_model.model import EquiVAE  # noqa: E402
 from ie_model.networks import to_float  # noqa: E402
 from ie_model.objective import Objective, Shares  # noqa: E402
 from ie_model.spec import DataSpec  # noqa: E402
-from pipeline.loop import Trainer  # noqa: E402
-from pipeline.provenance import commit  # noqa: E402
+from pipeline.training.trainer import Trainer  # noqa: E402
 
 CLASSES = (10, 50, 200)
 _PINS = ("pyro-ppl==1.9.2", "pyro-api==0.1.2", "opt_einsum==3.4.0")
@@ -113,13 +114,13 @@ def pyro_steps(trainer: Trainer) -> Callable[[int], None]:
     import pyro.distributions as dist
     from pyro.infer import TraceEnum_ELBO, config_enumerate
 
-    model, data, alpha = trainer.model, trainer.data, trainer.job.objective.alpha
+    model, data, alpha = trainer.model, trainer.data, trainer.objective.alpha
     head, num_classes, v_dim = model.posterior_head, model.spec.num_classes, model.config.v_dim
     objective = trainer.job.objective
     num_labelled = num_classes * (objective.support_min + objective.support_max) // 2
     x_all = data.points.take(data.unlabelled[:10_000])
     x_labelled = to_float(data.points.take(data.labelled))
-    y_labelled = torch.from_numpy(data.y[data.labelled]).long()
+    y_labelled = torch.from_numpy(data.y).long()
     generator = torch.Generator().manual_seed(0)
     pyro.enable_validation(False)
 
@@ -327,15 +328,8 @@ def main() -> None:
     torch.set_num_threads(1)
     parts = [arguments.only] if arguments.only else list(PARTS)
     measured = {part: PARTS[part](arguments.small) for part in parts}
-    path = REPOSITORY / "benchmarks/step.json"
-    if arguments.only and not arguments.small and path.exists():
-        known = json.loads(path.read_text())
-        commits = known.get("commits", {part: known["commit"] for part in PARTS if part in known})
-        known |= measured | {"commits": commits | {arguments.only: commit(REPOSITORY)}}
-        path.write_text(json.dumps(known, indent=2) + "\n")
-        print(json.dumps(measured, indent=2))
-        return
-    keep("step", measured, arguments.small or arguments.only is not None)
+    rows = [row for part in parts for row in ROWS[part](measured[part])]
+    keep("step", rows, arguments.small, part=arguments.only is not None)
 
 
 if __name__ == "__main__":

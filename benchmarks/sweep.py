@@ -3,8 +3,8 @@
 `python benchmarks/sweep.py [--small] [PAIRS]`; a small pair is minutes on 2 free cores. Both sides train the same jobs
 from nothing, one thread each, as many at a time as there are cores, and score the test split; the bare side has a
 process for each lane, which pays its imports once as a sweep's worker does. They take turns, so that whatever else the
-machine does falls on both. Writes benchmarks/sweep.json, unless it is `--small`: the wall seconds of each pair and the
-overhead, the median of sweep / bare - 1.
+machine does falls on both. Writes benchmarks/results/sweep.json, unless it is `--small`: the wall seconds of each pair
+and the overhead, the median of sweep / bare - 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import yaml
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks.common import keep  # noqa: E402
+from benchmarks.publish import Row, keep, row  # noqa: E402
 
 FULL: dict[str, Any] = {
     "data": {"source": "mnist"},
@@ -41,12 +41,12 @@ _PAIRS = 3
 LANE = """
 import sys
 from pathlib import Path
-from pipeline.params import load_params
-from pipeline.shards import read_manifest, verify_shards
-from pipeline.jobs import shards_folder
-from pipeline.loop import Trainer
-from pipeline.sessions import TrialSession
-from pipeline.trials import plan_trials, score
+from pipeline.config.params import load_params
+from pipeline.data.shards.manifest import read_manifest
+from pipeline.config.paths import shards_folder
+from pipeline.training.trainer import Trainer
+from pipeline.training.local_session import TrialSession
+from pipeline.tuning.trials import plan_trials, score
 lane, lanes = int(sys.argv[1]), int(sys.argv[2])
 params, here = load_params(Path("params.yaml")), Path.cwd()
 manifest = read_manifest(shards_folder(params, here))
@@ -64,7 +64,8 @@ def prepare(folder: Path, changes: dict[str, dict[str, Any]]) -> None:
     raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     for section, values in changes.items():
         raw[section] |= values
-    raw["train"]["threads_per_worker"] = 1
+    # The same for both data sets: the batch that MNIST has.
+    raw["train"] |= {"threads_per_worker": 1, "batch_size": 256}
     (folder / "params.yaml").write_text(yaml.safe_dump(raw))
     for stage in ("fetch", "shard"):
         subprocess.run([sys.executable, "-m", "pipeline", stage], cwd=folder, check=True, stdout=subprocess.DEVNULL)
@@ -92,6 +93,22 @@ def timed_bare(folder: Path, lanes: int) -> float:
     return time.monotonic() - started
 
 
+def rows_of(measured: dict[str, Any]) -> list[Row]:
+    """What is published."""
+    pairs, n = measured["pairs"], len(measured["pairs"])
+    ours, peer = f"`ie sweep`, {measured['trials']} trials", "the same trials in bare loops"
+    seconds = {side: [pair[side] for pair in pairs] for side in ("sweep", "bare")}
+    sweep, bare = (statistics.median(values) for values in seconds.values())
+    ratio = round(statistics.median(pair["bare"] / pair["sweep"] for pair in pairs), 3)
+    return [
+        row(ours, sweep, "s", n, against=peer, ratio=ratio, values=seconds["sweep"]),
+        row(peer, bare, "s", n, values=seconds["bare"]),
+        row("overhead", measured["overhead_pct"], "%", n, "at most 15"),
+        row("overhead in seconds", measured["overhead_s"], "s", n),
+        row("load of the machine at the end", measured["load_at_end"], ""),
+    ]
+
+
 def main() -> None:
     """Runs pairs and keeps their times."""
     small = "--small" in sys.argv
@@ -116,7 +133,7 @@ def main() -> None:
         "overhead_s": round(statistics.median(pair["sweep"] - pair["bare"] for pair in pairs), 1),
         "load_at_end": round(os.getloadavg()[0], 1),
     }
-    keep("sweep", measured, small)
+    keep("sweep", rows_of(measured), small)
 
 
 if __name__ == "__main__":

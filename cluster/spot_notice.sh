@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Looks every 5 s whether AWS is about to take this spot instance back, and tells Ray, which then puts nothing new here
+# Polls every 5 s whether AWS is about to take this spot instance back, and drains it, so that Ray puts nothing new here
 # and knows the loss for foreseen. Asks the instance's own metadata only.
 set -u
 export RAY_AUTH_MODE=token

@@ -1,16 +1,15 @@
-"""MkDocs hook: what the pages say of files outside docs/ leads somewhere in the site too.
+"""MkDocs hook: links from docs/ to other files of the repository lead to a place in the site.
 
 The pages are written for a Git host, where `../cluster.yaml` is a link like any other. In the site README.md is the
-home page and CHANGELOG.md a page, and each other file of the repository that a page links to becomes one below
-`repository/`: Markdown as it is, pictures as they are, everything else as a listing. A link to a folder becomes plain
-text, one to a file that does not exist is left for `mkdocs build --strict` to complain about.
+home page and CHANGELOG.md a page; any other file that a page links to gets a page below `repository/`, Markdown and
+pictures as they are, the rest as a listing. A link to a folder becomes its README or plain text. A link to a missing
+file is left for `mkdocs build --strict` to report.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,119 +17,63 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-# Pages of the site whose source lies outside docs/.
 _PLACES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
-_LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]\[]*)\]\((?P<target>[^)\s]+)\)")
-_FENCE = re.compile(r"^\s*(`{3,}|~{3,})")
-_PICTURES = {".png", ".svg", ".jpg"}
-_LANGUAGES = {".json": "json", ".py": "python", ".sh": "sh", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
+_LINK = re.compile(r"\[(?P<text>[^\]\[]*)\]\((?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
+_AS_THEY_ARE = {".md", ".png", ".svg", ".jpg"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the files outside docs/ that pages lead to, and those that these lead to."""
+    """Adds the files outside docs/ that pages link to, and those that these link to."""
     root = Path(config.config_file_path).parent
-    waiting = [f"docs/{file.src_uri}" for file in files.documentation_pages()] + list(_PLACES)
-    seen = set(waiting)
-    for source in _PLACES:
-        files.append(_generated(root / source, source, config))
-    while waiting:
-        source = waiting.pop()
-        for target in _targets((root / source).read_text(), source):
-            if target in seen or not (root / target).is_file() or files.get_file_from_path(place(target)):
-                continue
-            seen.add(target)
-            files.append(_generated(root / target, target, config))
-            if target.endswith(".md"):
-                waiting.append(target)
+    sources = [f"docs/{file.src_uri}" for file in files.documentation_pages()] + list(_PLACES)
+    for source in sources:  # it grows
+        path, uri = root / source, place(source)
+        if not files.get_file_from_path(uri):
+            if path.suffix in _AS_THEY_ARE:
+                files.append(File.generated(config, uri, abs_src_path=str(path)))
+            else:
+                listing = f"# {source}\n\n~~~~~~{path.suffix[1:] or 'text'}\n{path.read_text()}\n~~~~~~\n"
+                files.append(File.generated(config, uri, content=listing))
+        if path.suffix == ".md":
+            found = (_resolved(link["path"], source) for link in _LINK.finditer(path.read_text()))
+            sources += [
+                target for target in dict.fromkeys(found) if target not in sources and (root / target).is_file()
+            ]
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files, **_: Any) -> str:
-    """Points the page's links to where their targets lie in the site."""
-    root = Path(config.config_file_path).parent
-    source = _source(page.file.src_uri)
-    if source is None:  # a listing
-        return markdown
-    return "".join(_relinked(line, source, root) if prose else line for line, prose in _lines(markdown))
+    """Points the page's links to the places of their targets in the site."""
+    root, uri = Path(config.config_file_path).parent, page.file.src_uri
+    source = next((source for source, where in _PLACES.items() if uri == where), f"docs/{uri}")
+    source = uri.removeprefix("repository/") if uri.startswith("repository/") else source
+    return _relinked(markdown, source, root) if (root / source).is_file() else markdown  # no file: a listing
 
 
 def place(source: str) -> str:
-    """Where a file of the repository lies in the site's sources, both as paths from their root."""
+    """Path in the site's sources of a file of the repository."""
     if source in _PLACES:
         return _PLACES[source]
-    as_it_is = Path(source).suffix in {".md"} | _PICTURES
+    as_it_is = Path(source).suffix in _AS_THEY_ARE
     if source.startswith("docs/") and as_it_is:
         return source.removeprefix("docs/")
     return f"repository/{source}" if as_it_is else f"repository/{source}.md"
 
 
-def _source(uri: str) -> str | None:
-    """The file of the repository that a page is made of; None for a listing."""
-    for source, where in _PLACES.items():
-        if uri == where:
-            return source
-    if not uri.startswith("repository/"):
-        return f"docs/{uri}"
-    source = uri.removeprefix("repository/")
-    return source if place(source) == uri else None
+def _resolved(link: str, source: str) -> str:
+    return posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
 
 
-def _generated(path: Path, source: str, config: MkDocsConfig) -> File:
-    if path.suffix == ".md" or path.suffix in _PICTURES:
-        return File.generated(config, place(source), abs_src_path=str(path))
-    text = path.read_text()
-    fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`{3,}", text)), 3)
-    language = _LANGUAGES.get(path.suffix, "text")
-    return File.generated(config, place(source), content=f"# {source}\n\n{fence}{language}\n{text.rstrip()}\n{fence}\n")
-
-
-def _lines(markdown: str) -> Iterator[tuple[str, bool]]:
-    """Lines, and whether they are prose, not code."""
-    fence: str | None = None
-    for line in markdown.splitlines(keepends=True):
-        match = _FENCE.match(line)
-        if match is None:
-            yield line, fence is None
-            continue
-        if fence is None:
-            fence = match[1]
-        elif match[1].startswith(fence):
-            fence = None
-        yield line, False
-
-
-def _targets(markdown: str, source: str) -> Iterator[str]:
-    """Files of the repository that a page links to."""
-    for line, prose in _lines(markdown):
-        for match in _LINK.finditer(line) if prose else ():
-            target = _resolved(match["target"], source)
-            if target is not None:
-                yield target
-
-
-def _resolved(link: str, source: str) -> str | None:
-    """A relative link's target from the repository's root; None for addresses, anchors and what leaves it."""
-    path, _, _ = link.partition("#")
-    if not path or ":" in path or path.startswith("/"):
-        return None
-    target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
-    return None if target.startswith("..") else target
-
-
-def _relinked(line: str, source: str, root: Path) -> str:
-    here = posixpath.dirname(place(source))
-
+def _relinked(markdown: str, source: str, root: Path) -> str:
     def new(match: re.Match[str]) -> str:
-        target = _resolved(match["target"], source)
-        if target is None:
-            return match[0]
+        target = _resolved(match["path"], source)
         if (root / target).is_dir():
-            index = f"{target}/README.md"
-            if not (root / index).is_file() or not target.startswith("docs/"):
+            if not target.startswith("docs/") or not (root / target / "README.md").is_file():
                 return match["text"]
-            target = index
-        _, mark, anchor = match["target"].partition("#")
-        link = posixpath.relpath(place(target), here or ".")
-        return f"{match['image']}[{match['text']}]({link}{mark}{anchor})"
+            target += "/README.md"
+        if not (root / target).is_file() or target.startswith(("..", "/")):
+            return match[0]
+        link = posixpath.relpath(place(target), posixpath.dirname(place(source)) or ".")
+        return f"[{match['text']}]({link}{match['anchor'] or ''})"
 
-    return _LINK.sub(new, line)
+    return _LINK.sub(new, markdown)

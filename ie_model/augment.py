@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ie_model.config import AugmentConfig
+from ie_model.model import noise_like
 from ie_model.networks import within_length
 from ie_model.spec import DataSpec
 
@@ -36,11 +37,14 @@ def affine_matrices(rotation: Tensor, shift: Tensor, scale: Tensor, shear: Tenso
 
 
 def affine(x: Tensor, matrices: Tensor) -> Tensor:
-    """x `[B, C, H, W]` under one affine map an image `[B, 2, 3]`; what comes from outside the image is 0."""
+    """x `[B, C, H, W]` under one affine map an image `[B, 2, 3]`; what comes from outside has the border's values.
+
+    Zeros would be black areas on a light picture, whose shape alone reveals the map.
+    """
     if len(x) == 0:
         return x
     grid = F.affine_grid(matrices, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def random_affine(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
@@ -82,11 +86,19 @@ def random_counts(x: Tensor, config: AugmentConfig, generator: torch.Generator) 
     return kept.to(x.device)
 
 
+def random_vector(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Vectors `[B, D]`, each with noise on its features and a random share of them set to their mean, 0."""
+    dropped, noisy = ((_uniform(x, 2, generator) + 1) / 2).chunk(2, dim=1)
+    kept = (_uniform(x, x.shape[1], generator) + 1) / 2 >= config.drop_features * dropped
+    return (x + config.noise * noisy * noise_like(x, generator)) * kept
+
+
 def distort(x: Tensor, spec: DataSpec, config: AugmentConfig, generator: torch.Generator) -> Tensor:
     """The random distortion for a kind of data, one for each example of x `[B, *spec.shape]`."""
     if spec.kind == "image":
         return random_affine(x, config, generator)
-    return (random_series if spec.kind == "series" else random_counts)(x, config, generator)
+    others = {"series": random_series, "counts": random_counts, "vector": random_vector}
+    return others[spec.kind](x, config, generator)
 
 
 def _uniform(x: Tensor, num: int, generator: torch.Generator) -> Tensor:

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from ie_model.artifact import Artifact
+from ie_model.bounds import alive_classes, unlabelled_bound
 from ie_model.likelihoods import normal_kl, normal_log_prob
 from ie_model.model import EquiVAE, class_means, class_sums, noise_like, squared_distances
 from ie_model.networks import to_float
-from ie_model.objective import alive_classes, unlabelled_bound
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the model says of a batch."""
+    """A model's outputs for a batch."""
 
     f: Tensor
     """f_inv(x), the single-example embedding, `[B, R]`."""

@@ -29,6 +29,10 @@ class Likelihood(nn.Module, ABC):
     def ceiling(self, x: Tensor) -> Tensor:
         """The largest log p(x | r, v) that any decoder's output can give, `[B]`; bounds what pruning leaves out."""
 
+    @abstractmethod
+    def uninformed(self, x: Tensor) -> Tensor:
+        """Nats that a decoder which knows nothing of x pays for it, `[B]`: the scale of the bound on this data."""
+
 
 class Bernoulli(Likelihood):
     """Independent Bernoullis with `out` as logits.
@@ -45,6 +49,9 @@ class Bernoulli(Likelihood):
 
     def ceiling(self, x: Tensor) -> Tensor:
         return -(_entropy_term(x) + _entropy_term(1 - x)).flatten(1).sum(1)
+
+    def uninformed(self, x: Tensor) -> Tensor:
+        return x.new_full((len(x),), x[0].numel() * math.log(2))
 
 
 class DiscretizedLogistic(Likelihood):
@@ -65,8 +72,9 @@ class DiscretizedLogistic(Likelihood):
         upper, lower = (distance + half) / scale, (distance - half) / scale
         # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): nothing cancels, however far the tail.
         width = torch.log(-torch.expm1(-2 * half / scale))
-        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + width
-        log_prob = torch.where(x <= half, F.logsigmoid(upper), torch.where(x >= 1 - half, F.logsigmoid(-lower), inside))
+        # The ends of the range have one factor alone. Products, where torch.where would take half of a training step.
+        above, below = (x > half).to(x.dtype), (x < 1 - half).to(x.dtype)
+        log_prob = below * F.logsigmoid(upper) + above * F.logsigmoid(-lower) + (above * below) * width
         return log_prob.flatten(1).sum(1)
 
     def mean(self, out: Tensor, x: Tensor | None = None) -> Tensor:
@@ -80,9 +88,15 @@ class DiscretizedLogistic(Likelihood):
         inside = 2 * edge + torch.log(-torch.expm1(-2 * reach))
         return torch.where((x <= half) | (x >= 1 - half), edge, inside).flatten(1).sum(1)
 
+    def uninformed(self, x: Tensor) -> Tensor:
+        return x.new_full((len(x),), x[0].numel() * math.log(256))
+
 
 class Gaussian(Likelihood):
-    """Normal of mean `out` and a learned scale per channel. Values that are NaN (padding, missing) do not count."""
+    """Normal of mean `out` and a learned scale per channel, or per feature of a vector.
+
+    Values that are NaN (padding, missing) do not count.
+    """
 
     def __init__(self, spec: DataSpec) -> None:
         super().__init__()
@@ -99,6 +113,10 @@ class Gaussian(Likelihood):
 
     def ceiling(self, x: Tensor) -> Tensor:
         return (-0.5 * LOG_2PI - self._log_scale()).mul(~x.isnan()).flatten(1).sum(1)
+
+    def uninformed(self, x: Tensor) -> Tensor:
+        # The entropy of a standard normal: sources standardise each channel and feature.
+        return 0.5 * (LOG_2PI + 1) * (~x.isnan()).flatten(1).sum(1)
 
     def _log_scale(self) -> Tensor:
         # A value that is the same in all data would drive its scale to 0 and the density to infinity.
@@ -119,6 +137,10 @@ class Multinomial(Likelihood):
     def ceiling(self, x: Tensor) -> Tensor:
         share = x / x.sum(-1, keepdim=True).clamp(min=1)
         return self._log_orders(x) + torch.xlogy(x, share).sum(-1)
+
+    def uninformed(self, x: Tensor) -> Tensor:
+        # Of the words in their order, all equally likely; how many orders there are is no matter of the decoder.
+        return x.sum(-1) * math.log(x.shape[-1])
 
     def _log_orders(self, x: Tensor) -> Tensor:
         """log n! / (x_1! ... x_W!), `[B]`."""

@@ -1,7 +1,7 @@
 """EquiVAE: an invariant representation r of the class and an equivariant representation v of the transformation.
 
 Source: I. Feige, "Invariant-Equivariant Representation Learning for Multi-Class Data", ICML 2019. What follows is the
-model's form as generally understood; docs/method.md says which choices are this project's own.
+model's form as generally understood; docs/method.md marks this project's own choices.
 
 The same parts make two other models. With `class_code: one_hot` the class's unit vector stands where r stands: that is
 Kingma's M2 (NeurIPS 2014). With `class_code: none` nothing does and there is a single class: the plain VAE.
@@ -31,7 +31,7 @@ class EquiVAE(nn.Module):
     """
 
     log_prior: Tensor
-    """log p(y), `[K]`; uniform until told otherwise."""
+    """log p(y), `[K]`; uniform by default."""
 
     def __init__(self, spec: DataSpec, config: ModelConfig) -> None:
         super().__init__()

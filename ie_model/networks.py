@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -112,8 +113,8 @@ class SeriesTrunk(nn.Module):
         return F.relu(self.dense(h.flatten(1)))
 
 
-class CountsTrunk(nn.Module):
-    """Two dense layers on log(1 + counts): `[B, W]` -> `[B, config.hidden]`."""
+class VectorTrunk(nn.Module):
+    """Two dense layers: `[B, D]` -> `[B, config.hidden]`."""
 
     def __init__(self, spec: DataSpec, config: ModelConfig) -> None:
         super().__init__()
@@ -122,15 +123,27 @@ class CountsTrunk(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.dense(torch.log1p(x))
+        result: Tensor = self.dense(x)
         return result
+
+
+class CountsTrunk(VectorTrunk):
+    """The same on log(1 + counts): `[B, W]` -> `[B, config.hidden]`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.log1p(x))
 
 
 def make_trunk(spec: DataSpec, config: ModelConfig) -> nn.Module:
     """The encoder's trunk for a kind of data: `[B, *spec.shape]` -> `[B, config.hidden]`."""
     if spec.kind == "image":
         return ImageTrunk(spec, config) if config.encoder == "convolutional" else WideResidualTrunk(spec, config)
-    return SeriesTrunk(spec, config) if spec.kind == "series" else CountsTrunk(spec, config)
+    trunks: dict[str, Callable[[DataSpec, ModelConfig], nn.Module]] = {
+        "series": SeriesTrunk,
+        "counts": CountsTrunk,
+        "vector": VectorTrunk,
+    }
+    return trunks[spec.kind](spec, config)
 
 
 class PosteriorHead(nn.Module):
@@ -229,7 +242,7 @@ def make_decoder(spec: DataSpec, config: ModelConfig, r_dim: int) -> nn.Module:
 
 
 def check_fit(spec: DataSpec, config: ModelConfig) -> None:
-    """Says what of a model's configuration the data does not allow.
+    """Refuses a model's configuration that the data does not allow.
 
     Raises:
         ValueError: names the key, its value and what is allowed.
@@ -246,7 +259,7 @@ def within_length(known: Tensor) -> Tensor:
     The end is the last time with a known value in any channel, so a gap inside a series stays inside.
     """
     seen = known.any(dim=1, keepdim=True)
-    return seen.flip(-1).cummax(-1).values.flip(-1)
+    return (seen.flip(-1).cumsum(-1) > 0).flip(-1)
 
 
 def count_parameters(module: nn.Module) -> int:

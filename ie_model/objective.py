@@ -1,8 +1,6 @@
-"""The objective J: labelled and unlabelled bounds, the class sum (exact or pruned) and the classifier's terms.
+"""The objective J: labelled and unlabelled bounds (bounds.py) and the classifier's terms.
 
-    L(x, y) = E_q(v|r_y,x)[log p(x | r_y, v)] - KL(q(v | r_y, x) || N(0, I)) + log p(y)
-    U(x)    = sum_y q(y|x) [L(x, y) - log q(y|x)]
-    J       = sum over labelled L + sum over unlabelled U + alpha * sum over labelled log q(y|x)
+    J = sum over labelled L + sum over unlabelled U + alpha * sum over labelled log q(y|x)
 
 One step sees a few points; each mean over a batch is weighted by the share of the DATA that it stands for, so that a
 hundred labelled points that return in every batch do not outweigh the rest (ours, docs/method.md).
@@ -19,9 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ie_model.augment import distort
+from ie_model.bounds import labelled_bound, unlabelled_bound
 from ie_model.config import ObjectiveConfig
-from ie_model.likelihoods import normal_kl
-from ie_model.model import EquiVAE, class_means, class_sums, leave_one_out_means, noise_like, squared_distances
+from ie_model.model import EquiVAE, class_means, class_sums, leave_one_out_means, squared_distances
+from ie_model.pruning import prune_gap
+
+_LEAST_SCALE = 784 * math.log(2)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Ranks:
     """Begins a sum over the ranks; what it returns is called once, waits for it and gives it.
 
     Differentiable: the gradient of a rank's term is the sum of all ranks' gradients. What is computed between the two
-    calls goes on beside the exchange, in the backward pass too.
+    calls runs beside the exchange, in the backward pass too.
     """
 
     def sum(self, values: Tensor) -> Tensor:
@@ -58,147 +59,6 @@ class Ranks:
 
 
 SINGLE = Ranks(1, lambda values: lambda: values)
-
-
-@dataclass(frozen=True)
-class PairBound:
-    """L(x, y) of P pairs of an x and a class's representation, one sample of v each."""
-
-    bound: Tensor
-    """L with the KL weighted by beta, nats, `[P]`."""
-
-    kl: Tensor
-    """KL(q(v | r, x) || N(0, I)) per unit of v, nats, `[P, V]`."""
-
-    cost: Tensor
-    """What beta weighs: the KL of v and that of r where it is stochastic, nats, `[P]`."""
-
-
-@dataclass(frozen=True)
-class ClassSum:
-    """U(x) and what it took."""
-
-    bound: Tensor
-    """U(x) with the KL weighted by beta, nats, `[B]`."""
-
-    kl: Tensor
-    """KL per unit of v, averaged over the live classes by q(y|x), `[B, V]`."""
-
-    cost: Tensor
-    """What beta weighs, averaged in the same way, `[B]`."""
-
-    num_alive: Tensor
-    """Classes that entered the sum, `[B]`."""
-
-    dropped_mass: Tensor
-    """q(y|x) of the classes that did not, `[B]`; 0 for the exact sum."""
-
-
-def labelled_bound(
-    model: EquiVAE,
-    x: Tensor,
-    features: Tensor,
-    code: Tensor,
-    log_prior: Tensor,
-    generator: torch.Generator,
-    beta: float = 1.0,
-) -> PairBound:
-    """L(x, y) of pairs.
-
-    Args:
-        x: `[P, *shape]`.
-        features: `model.features(x)`, `[P, H]`.
-        code: what stands for each x's class, `[P, E]`; without x itself where x is labelled.
-        log_prior: log p(y) of each, `[P]`.
-        generator: source of the noise.
-        beta: weight of the KL; 1 is the bound.
-    """
-    r, kl_r = model.draw_r(code, generator)
-    mean, log_var = model.posterior(features, r)
-    kl = normal_kl(mean, log_var)
-    v = mean + (0.5 * log_var).exp() * noise_like(mean, generator)
-    cost = kl.sum(-1) + kl_r
-    return PairBound(model.log_prob(x, r, v) - beta * cost + log_prior, kl, cost)
-
-
-def alive_classes(log_q: Tensor, prune: float) -> Tensor:
-    """Which classes enter the sum: q(y|x) of at least `prune`, and always the best; `[B, K]` of booleans."""
-    alive = log_q >= math.log(prune) if prune > 0 else torch.ones_like(log_q, dtype=torch.bool)
-    return alive.scatter(1, log_q.argmax(1, keepdim=True), True)
-
-
-def unlabelled_bound(
-    model: EquiVAE,
-    x: Tensor,
-    features: Tensor,
-    codes: Tensor,
-    log_q: Tensor,
-    prune: float,
-    generator: torch.Generator,
-    beta: float = 1.0,
-) -> ClassSum:
-    """U(x) with q(y|x) restricted to its live classes and renormalised.
-
-    Renormalising keeps U a lower bound on log p(x), whatever is dropped. Against the exact sum it is off by
-    d * (U_dropped - U_kept) + h(d), with d the dropped mass, U_dropped the same bound over the dropped classes
-    alone and h the binary entropy (in nats): small because d < K * prune. See `prune_gap`.
-
-    Args:
-        x: `[B, *shape]`; features `[B, H]`; codes of the classes `[K, E]`; log_q `[B, K]`.
-        prune: classes with q(y|x) below it are dropped, never the best one; 0 keeps all.
-        beta: weight of the KL; 1 is the bound.
-    """
-    with torch.no_grad():
-        alive = alive_classes(log_q, prune)
-        dropped = torch.where(alive, 0.0, log_q.exp()).sum(1)
-    row, cls = alive.nonzero(as_tuple=True)
-    pairs = labelled_bound(model, x[row], features[row], codes[cls], model.log_prior[cls], generator, beta)
-    log_q = log_q.masked_fill(~alive, -torch.inf).log_softmax(1)
-    log_q_pairs = log_q[row, cls]
-    q_pairs = log_q_pairs.exp()
-    bound = q_pairs.new_zeros(x.shape[0]).index_add(0, row, q_pairs * (pairs.bound - log_q_pairs))
-    kl = q_pairs.new_zeros(x.shape[0], pairs.kl.shape[1]).index_add(0, row, q_pairs.unsqueeze(1) * pairs.kl)
-    cost = q_pairs.new_zeros(x.shape[0]).index_add(0, row, q_pairs * pairs.cost)
-    return ClassSum(bound, kl, cost, alive.sum(1), dropped)
-
-
-@torch.no_grad()
-def prune_error(
-    model: EquiVAE,
-    x: Tensor,
-    features: Tensor,
-    codes: Tensor,
-    log_q: Tensor,
-    prune: float,
-    generator: torch.Generator,
-) -> Tensor:
-    """Exact less pruned class sum, from the same samples of v, nats, `[B]`. Arguments as in `unlabelled_bound`."""
-    num_codes = codes.shape[0]
-    row, cls = torch.ones_like(log_q, dtype=torch.bool).nonzero(as_tuple=True)
-    pairs = labelled_bound(model, x[row], features[row], codes[cls], model.log_prior[cls], generator)
-    bounds = pairs.bound.view(-1, num_codes)
-    kept = log_q.masked_fill(~alive_classes(log_q, prune), -torch.inf).log_softmax(1)
-    return _weighted(log_q, bounds) - _weighted(kept, bounds)
-
-
-def _weighted(log_q: Tensor, bounds: Tensor) -> Tensor:
-    """sum_y q (L - log q), `[B]`; classes of q = 0 do not count."""
-    q = log_q.exp()
-    return torch.where(q > 0, q * (bounds - log_q), 0.0).sum(1)
-
-
-def prune_gap(bound: Tensor, dropped_mass: Tensor, ceiling: Tensor) -> Tensor:
-    """By how many nats the exact class sum can lie above the pruned one at most, `[B]`.
-
-    d * (U_dropped - U_kept) + h(d) with U_dropped at its ceiling, the largest log p(x | r, v) that there is. The exact
-    sum can also lie below: then the pruned one is the better bound on log p(x).
-
-    Args:
-        bound: U_kept `[B]`; dropped_mass: d `[B]`; ceiling: `Likelihood.ceiling(x)` `[B]`.
-    """
-    d = dropped_mass.clamp(0.0, 1.0)
-    entropy = -torch.xlogy(d, d) - torch.xlogy(1 - d, 1 - d)
-    return d * (ceiling - bound) + entropy
 
 
 def leave_one_out_log_q(model: EquiVAE, f: Tensor, y: Tensor, r: Tensor, r_own: Tensor) -> Tensor:
@@ -219,14 +79,35 @@ def leave_one_out_log_q(model: EquiVAE, f: Tensor, y: Tensor, r: Tensor, r_own: 
     return log_q.gather(1, y.unsqueeze(1)).squeeze(1)
 
 
+@torch.no_grad()
+def uninformed_nats(model: EquiVAE, x: Tensor) -> float:
+    """What a decoder that knows nothing pays for a point, the mean over x `[N, *shape]`: the scale of the bound."""
+    return float(model.likelihood.uninformed(x).mean())
+
+
+def weight_scale(model: EquiVAE, x: Tensor) -> float:
+    """Nats that alpha and consistency are shares of for data like x `[N, *shape]`: `uninformed_nats`, at least 543.
+
+    Labels do not matter less where an x has fewer values: series of 170 nats had twice the error with a third of this.
+    """
+    return max(uninformed_nats(model, x), _LEAST_SCALE)
+
+
 class Objective(nn.Module):
     """-J / N as a module, so that a wrapper for data-parallel training sees one forward pass a step.
 
     The mean over ranks of the losses, and of their gradients, is that of one rank with all the points.
     """
 
-    def __init__(self, model: EquiVAE, config: ObjectiveConfig, shares: Shares, ranks: Ranks = SINGLE) -> None:
+    def __init__(
+        self, model: EquiVAE, config: ObjectiveConfig, shares: Shares, ranks: Ranks = SINGLE, scale: float = 1.0
+    ) -> None:
+        """
+        Args:
+            scale: nats that alpha and consistency are shares of, see `weight_scale`.
+        """
         super().__init__()
+        self.alpha, self.consistency = scale * config.alpha, scale * config.extended.consistency
         self.model = model
         self.config = config
         self.shares = shares
@@ -259,6 +140,8 @@ class Objective(nn.Module):
         """
         if self.config.loss == "cross_entropy":
             return self._cross_entropy(x_labelled, y, generator)
+        if self.config.loss == "consistency":
+            return self._without_bound(x_labelled, y, x_unlabelled, generator)
         model, config = self.model, self.config
         m = x_labelled.shape[0]
         x = x_labelled if x_unlabelled is None else torch.cat([x_labelled, x_unlabelled])
@@ -272,11 +155,11 @@ class Objective(nn.Module):
         r, r_own = model.mean_r(codes), model.mean_r(codes_own)
         f_query = f[:m, : model.config.r_dim]
         if config.extended.enabled and model.config.classifier != "none":
-            f_query = model.embed(distort(x_labelled, model.spec, config.extended.augment, generator))
+            f_query = self._distorted(x_labelled, generator)
         log_q_own = self._mean(leave_one_out_log_q(model, f_query, y, r, r_own), num_labelled)
         kl = self._mean(pairs.kl, num_labelled)
         bound = self._mean(pairs.bound, num_labelled)
-        loss = -self.shares.labelled * bound - config.alpha * log_q_own
+        loss = -self.shares.labelled * bound - self.alpha * log_q_own
         loss = loss + self.shares.labelled * beta * self._free(kl)
         cost = self._mean(pairs.cost, num_labelled)
         logged = {"bound_labelled": bound - (1 - beta) * cost, "log_q_labelled": log_q_own, "kl": kl.sum()}
@@ -293,11 +176,9 @@ class Objective(nn.Module):
                 "dropped_mass": self._mean(u.dropped_mass, num_unlabelled),
                 "prune_gap": self._mean(gap, num_unlabelled),
             }
-            if config.extended.enabled and config.extended.consistency > 0 and model.config.classifier != "none":
-                agreement, confident = self._consistency(x_unlabelled, log_q, r, generator)
-                agreement = self._mean(agreement, num_unlabelled)
-                loss = loss + config.extended.consistency * agreement
-                logged |= {"consistency": agreement, "confident": self._mean(confident, num_unlabelled)}
+            if config.extended.enabled and self.consistency > 0 and model.config.classifier != "none":
+                terms = self._consistency(x_unlabelled, log_q, r, num_unlabelled, generator)
+                loss, logged = loss + self.consistency * terms["consistency"], logged | terms
         return loss, {"loss": loss.detach()} | {name: value.detach() for name, value in logged.items()}
 
     def _mean(self, values: Tensor, total: Tensor) -> Tensor:
@@ -344,10 +225,35 @@ class Objective(nn.Module):
         loss = -self._mean(log_q, num_labelled)
         return loss, {"loss": loss.detach(), "log_q_labelled": -loss.detach()}
 
-    def _consistency(self, x: Tensor, log_q: Tensor, r: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of the distorted view against the undistorted view's class, where that one is confident."""
+    def _without_bound(
+        self, x_labelled: Tensor, y: Tensor, x_unlabelled: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The extended objective's terms of q(y|x) alone."""
+        model, m = self.model, x_labelled.shape[0]
+        f = model.embed_support(x_labelled if x_unlabelled is None else torch.cat([x_labelled, x_unlabelled]))
+        packed = self._begin_support(f[:m], y, f.shape[0] - m)()
+        codes, own, num_labelled, num_unlabelled = self._support(f[:m], y, packed)
+        r, r_own = model.mean_r(codes), model.mean_r(own)
+        log_q_own = leave_one_out_log_q(model, self._distorted(x_labelled, generator), y, r, r_own)
+        logged = {"log_q_labelled": self._mean(log_q_own, num_labelled)}
+        loss = -self.alpha * logged["log_q_labelled"]
+        if x_unlabelled is not None:
+            log_q = model.classify(f[m:, : model.config.r_dim], r)
+            logged |= self._consistency(x_unlabelled, log_q, r, num_unlabelled, generator)
+            loss = loss + self.consistency * logged["consistency"]
+        return loss, {"loss": loss.detach()} | {name: value.detach() for name, value in logged.items()}
+
+    def _distorted(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """f_inv of a random distortion of each x, `[B, R]`."""
+        return self.model.embed(distort(x, self.model.spec, self.config.extended.augment, generator))
+
+    def _consistency(
+        self, x: Tensor, log_q: Tensor, r: Tensor, total: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of the distorted view against the undistorted view's class, where that one is confident, and
+        the share of such points."""
         confidence, guess = log_q.detach().exp().max(1)
         mask = (confidence >= self.config.extended.confidence).to(x.dtype)
-        distorted = self.model.embed(distort(x, self.model.spec, self.config.extended.augment, generator))
-        log_q_distorted = self.model.classify(distorted, r)
-        return F.nll_loss(log_q_distorted, guess, reduction="none") * mask, mask
+        log_q_distorted = self.model.classify(self._distorted(x, generator), r)
+        surprise = F.nll_loss(log_q_distorted, guess, reduction="none") * mask
+        return {"consistency": self._mean(surprise, total), "confident": self._mean(mask, total)}

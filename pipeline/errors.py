@@ -1,8 +1,8 @@
-"""Errors a user can mend. Each message says what was expected, what was found and what to do, in one line.
+"""User-facing errors. Each message has what was expected, what was found and what to do, in one line.
 
     PipelineError           base; exit code 1
     +-- ParamsError         params.yaml is wrong; exit code 2
-    +-- FetchError          raw data cannot be had, or is not what its checksum says; exit code 3
+    +-- FetchError          raw data cannot be fetched, or does not match its checksum; exit code 3
     +-- DataError           shards, manifest or an input file are missing, damaged or do not fit; exit code 4
     |   +-- FaultError      one example is damaged; the rest can be read without it
     +-- ResourceError       disk, memory, workers or devices are not there; exit code 5
@@ -17,7 +17,7 @@ import errno
 
 
 class PipelineError(Exception):
-    """Base of all errors that are the user's to mend."""
+    """Base of all user-facing errors."""
 
     exit_code = 1
 
@@ -29,7 +29,7 @@ class ParamsError(PipelineError):
 
 
 class FetchError(PipelineError):
-    """A raw file could not be had by any way, or does not match its checksum."""
+    """A raw file could not be fetched by any way, or does not match its checksum."""
 
     exit_code = 3
 
@@ -41,7 +41,7 @@ class DataError(PipelineError):
 
 
 class FaultError(DataError):
-    """The values of one example are damaged. A reader that was told so may leave it out and go on."""
+    """The values of one example are damaged. A reader may be configured to leave it out."""
 
 
 class ResourceError(PipelineError):
@@ -69,6 +69,8 @@ _RESOURCE_ERRNOS = {
     errno.EEXIST: "a file stands where a folder is needed",
     errno.EISDIR: "a folder stands where a file is needed",
     errno.EMFILE: "too many open files",
+    errno.ENAMETOOLONG: "the path is too long for this system",
+    errno.ELOOP: "a link that leads to itself",
 }
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline.fetch import fetch
-from pipeline.params import parse_params
-from pipeline.shard import shard
-from tests.pages import Shell, commands
-from tests.project import copy_repository, small_params, succeed
+from pipeline.config.params import parse_params
+from pipeline.stages.fetch import fetch
+from pipeline.stages.shard import shard
+from tests.helpers.pages import Shell, commands
+from tests.helpers.project import copy_repository, small_params, succeed
+from tests.helpers.s3 import Door, s3
+from tests.helpers.waiting import silent
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -20,13 +23,20 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def door(monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
+    """An S3 server with nothing in it but an empty bucket."""
+    with s3(monkeypatch) as opened:
+        yield opened
+
+
 @pytest.fixture(scope="session")
 def digits_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project's folder with the shards of `small_params()`. Not to be written to."""
     folder = tmp_path_factory.mktemp("digits-project")
     params = parse_params(small_params())
-    fetch(params, folder, _silent)
-    shard(params, folder, _silent)
+    fetch(params, folder, silent)
+    shard(params, folder, silent)
     return folder
 
 
@@ -34,7 +44,7 @@ def digits_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tutorial_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which the first step of docs/tutorial.md has been done: digits, `dvc repro`, committed.
 
-    Minutes, once for all pages. Not to be written to: `tests.pages.copied` makes a copy that goes on from here.
+    Minutes, once for all pages. Not to be written to: `tests.helpers.pages.copied` makes a copy that goes on from here.
     """
     folder = tmp_path_factory.mktemp("tutorial")
     project = copy_repository(folder / "project")
@@ -43,7 +53,3 @@ def tutorial_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     succeed(project, "git", "config", "user.name", "Someone")
     Shell(project, folder / "tools").run_all(commands("docs/tutorial.md")[:4])
     return project
-
-
-def _silent(line: str) -> None:
-    """No log."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -12,11 +11,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.files import write_json
-from pipeline.provenance import commit, hardware
+from benchmarks.faults import add
 from tests.cluster.lab import ADDRESSES, Lab, missing
 from tests.cluster.launched import Laptop
-from tests.project import REPOSITORY
 
 # Enough epochs for a fault in the middle, about a second each on two busy cores.
 TRAIN: dict[str, Any] = {"epochs": 25, "num_workers": 2, "max_failures": 3}
@@ -57,11 +54,8 @@ def _mended(lab: Lab) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def record() -> Iterator[dict[str, Any]]:
-    """What tests measured, by fault; added as a run to the file that IE_FAULTS names."""
+    """What tests measured, by fault; added as a run to benchmarks/results/faults.json where IE_FAULTS is set."""
     measured: dict[str, Any] = {}
     yield measured
-    if path := os.environ.get("IE_FAULTS"):
-        runs = json.loads(Path(path).read_text()) if Path(path).is_file() else []
-        load = round(os.getloadavg()[2], 1)
-        about = {"commit": commit(REPOSITORY), "hardware": hardware(), "load_of_15_min": load}
-        write_json(Path(path), [*runs, about | {"faults": measured}])
+    if os.environ.get("IE_FAULTS"):
+        add(measured, round(os.getloadavg()[2], 1))

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.project import REPOSITORY
+from tests.helpers.project import REPOSITORY
 
 ADDRESSES = {
     "laptop": "10.77.0.2",

@@ -14,12 +14,13 @@ from typing import Any
 import yaml
 
 from tests.cluster.lab import ADDRESSES, SHARED, Lab
-from tests.project import REPOSITORY, copy_project
+from tests.helpers.project import REPOSITORY, copy_project
 
 PROJECT = SHARED / "project"
 """The project on the cluster."""
 
 TRAIN_COMMAND = "python -m pipeline train"
+_STEP = re.compile(r"train: (\d+)/\d+ steps, .*?([\d.]+) points/s")
 _EPOCH = re.compile(r"train: epoch (\d+)/(\d+)")
 
 
@@ -191,6 +192,11 @@ class Run:
     def epochs(self) -> list[tuple[float, int]]:
         """Epochs in the order in which they were reported, with times."""
         return [(at, int(found[1])) for at, line in self.lines if (found := _EPOCH.search(line))]
+
+    def steps(self) -> list[tuple[float, int, float]]:
+        """Time, step and points a second of each progress line."""
+        found = ((at, _STEP.search(line)) for at, line in self.lines)
+        return [(at, int(line[1]), float(line[2])) for at, line in found if line]
 
     def finish(self, timeout: float = 300) -> int:
         """Waits for the end; returns the exit code."""

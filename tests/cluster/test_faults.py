@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import time
 from typing import Any
 
@@ -83,6 +84,36 @@ def test_an_elastic_run_shrinks_with_its_hosts_and_grows_again(
         assert [int(row["epoch"]) for row in csv.DictReader(history.splitlines())] == list(range(1, 301))
     finally:
         laptop.params(train={"num_workers": 2, "epochs": 25})
+
+
+def test_a_power_cut_within_a_long_epoch_costs_what_was_done_since_the_last_checkpoint(
+    laptop: Laptop, lab: Lab, record: dict[str, Any]
+) -> None:
+    laptop.up()
+    every = 20
+    # An epoch of about a minute on two busy cores.
+    laptop.params(train={"epochs": 2, "min_steps": 2400, "checkpoint_every_s": 10_000})
+    try:
+        assert laptop.start(TRAIN_COMMAND).finish(600) == 0
+        whole = laptop.outcome()
+        laptop.params(train={"checkpoint_every_s": every})
+        laptop.on_head("rm -rf results/train")
+        run = laptop.start(TRAIN_COMMAND)
+        first = run.wait_for(lambda line: "train: workers have started" in line)
+        time.sleep(max(0.0, first + 35 - time.monotonic()))
+        fault = time.monotonic()
+        lab.power_off("worker2")
+        at, step, points_per_s = run.steps()[-1]
+        lab.boot("worker2")
+        run.wait_for(lambda line: "train: resuming from epoch" in line, 240)
+        assert run.finish(600) == 0, run.text
+        (kept,) = [int(found[1]) for _, line in run.lines if (found := re.search(r"resuming .*, step (\d+)", line))]
+        # The line before the fault is up to 15 s old: from there at its rate.
+        reached = at + (kept - step) * 64 / points_per_s
+        record["power_cut_within_an_epoch"] = {"work_lost_s": round(fault - reached, 1), "target_s": every}
+        assert laptop.outcome() == whole
+    finally:
+        laptop.params(train={"epochs": 25, "min_steps": 0, "checkpoint_every_s": 60})
 
 
 def test_a_sweep_keeps_finished_trials_when_a_host_is_lost(laptop: Laptop, lab: Lab) -> None:

@@ -1,0 +1,118 @@
+"""The bounds of the objective: L(x, y) of a pair, and U(x), their sum over the classes, exact or pruned.
+
+L(x, y) = E_q(v|r_y,x)[log p(x | r_y, v)] - KL(q(v | r_y, x) || N(0, I)) + log p(y)
+U(x)    = sum_y q(y|x) [L(x, y) - log q(y|x)]
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ie_model.likelihoods import normal_kl
+from ie_model.model import EquiVAE, noise_like
+
+
+@dataclass(frozen=True)
+class PairBound:
+    """L(x, y) of P pairs of an x and a class's representation, one sample of v each."""
+
+    bound: Tensor
+    """L with the KL weighted by beta, nats, `[P]`."""
+
+    kl: Tensor
+    """KL(q(v | r, x) || N(0, I)) per unit of v, nats, `[P, V]`."""
+
+    cost: Tensor
+    """What beta weighs: the KL of v and that of r where it is stochastic, nats, `[P]`."""
+
+
+@dataclass(frozen=True)
+class ClassSum:
+    """U(x) and what it took."""
+
+    bound: Tensor
+    """U(x) with the KL weighted by beta, nats, `[B]`."""
+
+    kl: Tensor
+    """KL per unit of v, averaged over the live classes by q(y|x), `[B, V]`."""
+
+    cost: Tensor
+    """What beta weighs, averaged in the same way, `[B]`."""
+
+    num_alive: Tensor
+    """Classes that entered the sum, `[B]`."""
+
+    dropped_mass: Tensor
+    """q(y|x) of the classes that did not, `[B]`; 0 for the exact sum."""
+
+
+def labelled_bound(
+    model: EquiVAE,
+    x: Tensor,
+    features: Tensor,
+    code: Tensor,
+    log_prior: Tensor,
+    generator: torch.Generator,
+    beta: float = 1.0,
+) -> PairBound:
+    """L(x, y) of pairs.
+
+    Args:
+        x: `[P, *shape]`.
+        features: `model.features(x)`, `[P, H]`.
+        code: what stands for each x's class, `[P, E]`; without x itself where x is labelled.
+        log_prior: log p(y) of each, `[P]`.
+        generator: source of the noise.
+        beta: weight of the KL; 1 is the bound.
+    """
+    r, kl_r = model.draw_r(code, generator)
+    mean, log_var = model.posterior(features, r)
+    kl = normal_kl(mean, log_var)
+    v = mean + (0.5 * log_var).exp() * noise_like(mean, generator)
+    cost = kl.sum(-1) + kl_r
+    return PairBound(model.log_prob(x, r, v) - beta * cost + log_prior, kl, cost)
+
+
+def alive_classes(log_q: Tensor, prune: float) -> Tensor:
+    """Which classes enter the sum: q(y|x) of at least `prune`, and always the best; `[B, K]` of booleans."""
+    alive = log_q >= math.log(prune) if prune > 0 else torch.ones_like(log_q, dtype=torch.bool)
+    return alive.scatter(1, log_q.argmax(1, keepdim=True), True)
+
+
+def unlabelled_bound(
+    model: EquiVAE,
+    x: Tensor,
+    features: Tensor,
+    codes: Tensor,
+    log_q: Tensor,
+    prune: float,
+    generator: torch.Generator,
+    beta: float = 1.0,
+) -> ClassSum:
+    """U(x) with q(y|x) restricted to its live classes and renormalised.
+
+    Renormalising keeps U a lower bound on log p(x), whatever is dropped. Against the exact sum it is off by
+    d * (U_dropped - U_kept) + h(d), with d the dropped mass, U_dropped the same bound over the dropped classes
+    alone and h the binary entropy (in nats): small because d < K * prune. See `pruning.prune_gap`.
+
+    Args:
+        x: `[B, *shape]`; features `[B, H]`; codes of the classes `[K, E]`; log_q `[B, K]`.
+        prune: classes with q(y|x) below it are dropped, never the best one; 0 keeps all.
+        beta: weight of the KL; 1 is the bound.
+    """
+    with torch.no_grad():
+        alive = alive_classes(log_q, prune)
+        dropped = torch.where(alive, 0.0, log_q.exp()).sum(1)
+    row, cls = alive.nonzero(as_tuple=True)
+    pairs = labelled_bound(model, x[row], features[row], codes[cls], model.log_prior[cls], generator, beta)
+    log_q = log_q.masked_fill(~alive, -torch.inf).log_softmax(1)
+    log_q_pairs = log_q[row, cls]
+    q_pairs = log_q_pairs.exp()
+    bound = q_pairs.new_zeros(x.shape[0]).index_add(0, row, q_pairs * (pairs.bound - log_q_pairs))
+    kl = q_pairs.new_zeros(x.shape[0], pairs.kl.shape[1]).index_add(0, row, q_pairs.unsqueeze(1) * pairs.kl)
+    cost = q_pairs.new_zeros(x.shape[0]).index_add(0, row, q_pairs * pairs.cost)
+    return ClassSum(bound, kl, cost, alive.sum(1), dropped)

@@ -1,0 +1,1 @@
+"""params.yaml, presets and paths: checked before any work, without torch."""

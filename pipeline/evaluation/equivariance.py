@@ -1,0 +1,326 @@
+"""Equivariance of v, invariance of r and the class-swap, measured by moving images in a known way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ie_model.artifact import Artifact
+from ie_model.augment import affine, affine_matrices
+from ie_model.inference import classify, in_batches
+from ie_model.metrics import equivariance, measures
+from ie_model.metrics.equivariance import LinearAction, Retrieval
+from ie_model.metrics.measures import Undefined
+from pipeline.config.params import EvaluateParams
+from pipeline.data.loading.in_memory import SplitData
+from pipeline.evaluation.sample import sampled
+from pipeline.results.metrics_table import Array, Measure, as_far_as_defined, measure_each, not_measured
+from pipeline.utils.progress import Log, silent
+
+ROTATION = 45.0
+"""Degrees either way."""
+
+SHIFT, SCALE, SHEAR = 0.1, 0.2, 0.3
+_STEP = 15.0
+"""Degrees of the one rotation whose linear action on v is fitted."""
+
+_CANDIDATES = 100
+Probe = Literal["linear", "mlp"]
+_MAPS = ("rotation", "shift", "scale", "shear")
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A model's outputs for N images."""
+
+    v: Array
+    """Mean of q(v | r_y, x), y the predicted class, `[N, V]`."""
+
+    f: Array
+    """f_inv(x), `[N, R]`."""
+
+    r: Array
+    """r_y of the predicted class: what the decoder gets, `[N, R]`."""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """One random map an image, and what is asked of it."""
+
+    matrices: Tensor
+    """`[N, 2, 3]`."""
+
+    g: npt.NDArray[np.float64]
+    """Parameters `[N, O]`; an angle as its sine and cosine."""
+
+    outputs: tuple[str, ...]
+
+
+def random_maps(kind: str, num: int, shape: tuple[int, ...], rng: np.random.Generator) -> Maps:
+    """Random maps of one kind: rotation, shift, scale or shear."""
+    u = rng.uniform(-1, 1, (num, 2))
+    zero, shift = np.zeros(num), np.zeros((num, 2))
+    angle = np.radians(ROTATION) * u[:, 0] if kind == "rotation" else zero
+    scale = 1 + SCALE * u[:, 0] if kind == "scale" else zero + 1
+    shear = SHEAR * u[:, 0] if kind == "shear" else zero
+    if kind == "shift":
+        shift = SHIFT * u
+    matrices = _matrices(angle, shift, scale, shear, shape)
+    if kind == "rotation":
+        return Maps(matrices, np.stack([np.sin(angle), np.cos(angle)], 1), ("rotation_sin", "rotation_cos"))
+    if kind == "shift":
+        return Maps(matrices, shift, ("shift_x", "shift_y"))
+    return Maps(matrices, (scale if kind == "scale" else shear)[:, None], (kind,))
+
+
+def encode_codes(artifact: Artifact, x: Tensor, batch_size: int, device: str, matrices: Tensor | None = None) -> Codes:
+    """Codes of stored images `[N, C, H, W]`, moved by `matrices` first where given."""
+    model, codes = artifact.model, artifact.class_representations
+    v, f, r = [], [], []
+    with torch.no_grad():
+        for i, batch in enumerate(in_batches(x, batch_size, device)):
+            if matrices is not None:
+                batch = affine(batch, matrices[i * batch_size : i * batch_size + len(batch)].to(device))
+            embedded = model.embed(batch)
+            own = codes[model.classify(embedded, codes).argmax(1)]
+            v.append(model.posterior(model.features(batch), own)[0].cpu())
+            f.append(embedded.cpu())
+            r.append(own.cpu())
+    return Codes(*(torch.cat(part).numpy() for part in (v, f, r)))
+
+
+def style(
+    artifact: Artifact,
+    train: SplitData,
+    test: SplitData,
+    settings: EvaluateParams,
+    device: str,
+    tell: Log = silent,
+) -> list[Measure]:
+    """How well a known map g can be read from the codes of x and gx; how v moves under it, and r does not.
+
+    Fitted on `style_points` of train, scored on as many of test at most. Images only.
+    """
+    if artifact.model.spec.kind != "image":
+        return []
+    size, shape = settings.batch_size, artifact.model.spec.shape
+    rng = np.random.default_rng(settings.seed + 5)
+    splits = [(split.x, split.y) for split in (sampled(s, settings.style_points) for s in (train, test))]
+    still = [encode_codes(artifact, x, size, device) for x, _ in splits]
+    rows: list[Measure] = []
+    has_r = artifact.model.num_codes > 1  # the plain VAE has none
+    for i, kind in enumerate(_MAPS, 1):
+        tell(f"evaluate: {kind} read from r and v, map {i} of {len(_MAPS)}")
+        maps = [random_maps(kind, len(x), shape, rng) for x, _ in splits]
+        moved = [encode_codes(artifact, x, size, device, m.matrices) for (x, _), m in zip(splits, maps, strict=True)]
+        rows += _readings(kind, still, moved, maps, [y for _, y in splits], settings, has_r=has_r)
+        if kind == "rotation":
+            rows += _invariance(splits[1][0], splits[1][1], still[1], moved[1], maps[1].matrices, size, has_r=has_r)
+    tell("evaluate: linear action of a rotation on v")
+    return rows + _linear_action(artifact, splits, still, settings, device)
+
+
+def _readings(
+    kind: str,
+    still: list[Codes],
+    moved: list[Codes],
+    maps: list[Maps],
+    y: list[npt.NDArray[np.int64]],
+    settings: EvaluateParams,
+    *,
+    has_r: bool = True,
+) -> list[Measure]:
+    """R^2 per output of reading g from [z(x), z(gx)]."""
+    seed, outputs = settings.probe_seeds[0], maps[0].outputs
+
+    def floor() -> list[Measure]:
+        values = equivariance.constant_floor(maps[0].g, maps[1].g)
+        return [Measure(f"r2_{output}_constant", float(value)) for output, value in zip(outputs, values, strict=True)]
+
+    rows = as_far_as_defined([f"r2_{output}_constant" for output in outputs], floor)
+
+    def read(name: str, z: str, fit: npt.NDArray[np.bool_], score: npt.NDArray[np.bool_]) -> None:
+        probes: tuple[Probe, ...] = ("linear", "mlp") if name == "v" else ("mlp",)
+        for probe in probes:
+            names = [f"r2_{output}_from_{name}_{probe}" for output in outputs]
+
+            def regression(probe: Probe = probe, names: list[str] = names) -> list[Measure]:
+                r2 = equivariance.style_regression(
+                    getattr(still[0], z)[fit],
+                    getattr(moved[0], z)[fit],
+                    maps[0].g[fit],
+                    getattr(still[1], z)[score],
+                    getattr(moved[1], z)[score],
+                    maps[1].g[score],
+                    probe,
+                    seed,
+                )
+                return [Measure(full, float(value)) for full, value in zip(names, r2, strict=True)]
+
+            rows.extend(as_far_as_defined(names, regression))
+
+    everything = [np.ones(len(labels), dtype=bool) for labels in y]
+    read("v", "v", everything[0], everything[1])
+    if has_r:
+        read("f", "f", everything[0], everything[1])
+    if kind == "rotation":
+        if has_r:
+            read("r", "r", everything[0], everything[1])
+        num_classes = int(max(labels.max() for labels in y)) + 1
+        seen = max(1, math.ceil(0.8 * num_classes))
+        fit, score = y[0] < seen, y[1] >= seen
+        if fit.any() and score.any():
+            read("v_unseen_classes", "v", fit, score)
+        else:
+            reason = (
+                f"no fifth of {num_classes} classes can be left out"
+                if seen == num_classes
+                else f"test has no example of the classes from the {seen + 1}th on, which the probe is not fitted on"
+            )
+            rows += not_measured([f"r2_{output}_from_v_unseen_classes_mlp" for output in outputs], reason)
+    return rows
+
+
+def _invariance(
+    x: Tensor,
+    y: npt.NDArray[np.int64],
+    still: Codes,
+    moved: Codes,
+    matrices: Tensor,
+    batch_size: int,
+    *,
+    has_r: bool,
+) -> list[Measure]:
+    """How far a rotation moves f_inv(x) against how far another class is, beside raw pixels."""
+    pixels = torch.cat(list(in_batches(x, batch_size)))
+    flat, flat_moved = pixels.flatten(1).numpy(), affine(pixels, matrices).flatten(1).numpy()
+    rows = []
+    codes = [("v", still.v, moved.v), ("pixels", flat, flat_moved)]
+    if has_r:
+        codes.append(("f", still.f, moved.f))
+    for name, z, z_moved in codes:
+        # A code that has collapsed has no distance between classes, and so no ratio.
+        rows += measure_each(
+            {
+                f"invariance_ratio_{name}": partial(equivariance.invariance_ratio, z, z_moved, y),
+                f"within_between_{name}": partial(equivariance.within_between_ratio, z, y),
+            }
+        )
+    return rows
+
+
+def _linear_action(
+    artifact: Artifact,
+    splits: list[tuple[Tensor, npt.NDArray[np.int64]]],
+    still: list[Codes],
+    settings: EvaluateParams,
+    device: str,
+) -> list[Measure]:
+    """One linear map A_g of v for one rotation g: how well it predicts v(gx), and whether A_g A_g is A_gg."""
+    shape, size = artifact.model.spec.shape, settings.batch_size
+    turned: list[list[Array]] = []
+    for degrees in (_STEP, 2 * _STEP):
+        turned.append([])
+        for x, _ in splits:
+            angle = np.full(len(x), math.radians(degrees))
+            matrices = _matrices(angle, np.zeros((len(x), 2)), np.ones(len(x)), np.zeros(len(x)), shape)
+            turned[-1].append(encode_codes(artifact, x, size, device, matrices).v)
+    # Units that carry nothing do not move: nothing can be said of them.
+    active = np.flatnonzero(still[0].v.std(0) > 0.2)
+    num = min(_CANDIDATES, len(splits[1][0]))
+    fit, score = (codes.v[:, active] for codes in still)
+    once, twice = ([v[:, active] for v in part] for part in turned)
+
+    @cache
+    def actions() -> tuple[LinearAction, LinearAction]:
+        if len(active) == 0:
+            raise Undefined("no unit of v varies by more than 0.2")
+        return equivariance.fit_linear_action(fit, once[0]), equivariance.fit_linear_action(fit, twice[0])
+
+    @cache
+    def found() -> Retrieval:
+        return equivariance.retrieval(actions()[0].apply(score), once[1], num, settings.seed)
+
+    def identity(measure: Callable[[], float]) -> float:
+        actions()
+        return measure()
+
+    name = "rotation_action"
+    return measure_each(
+        {
+            f"{name}_r2": lambda: float(equivariance.action_r2(actions()[0], score, once[1]).mean()),
+            f"{name}_r2_identity": lambda: identity(lambda: float(equivariance.identity_r2(score, once[1]).mean())),
+            f"{name}_composition_error": lambda: equivariance.composition_error(
+                actions()[0], actions()[0], actions()[1], score
+            ),
+            f"{name}_hit_at_1_of_{num}_pct": lambda: 100 * found().hit_at_1,
+            f"{name}_hit_at_5_of_{num}_pct": lambda: 100 * found().hit_at_5,
+            f"{name}_mrr_of_{num}": lambda: found().mrr,
+            f"{name}_hit_at_1_of_{num}_identity_pct": lambda: identity(
+                lambda: 100 * equivariance.retrieval(score, once[1], num, settings.seed).hit_at_1
+            ),
+        }
+    )
+
+
+def swap_measures(
+    artifact: Artifact, test: SplitData, oracle: Artifact, settings: EvaluateParams, device: str
+) -> list[Measure]:
+    """decode(r_y', v(x)) for a random other class y': does an independent classifier see y', and is v still there?
+
+    Either alone can be gamed: a decoder that ignores v gets the class right, one that ignores r keeps v.
+    """
+    model, codes = artifact.model, artifact.class_representations
+    test = sampled(test, settings.swap_points)
+    num = len(test)
+    rng = np.random.default_rng(settings.seed + 6)
+    offset = torch.from_numpy(rng.integers(1, len(codes), num)).to(device)
+    parts: dict[str, list[Tensor]] = {n: [] for n in ("target", "seen", "seen_plain", "v", "v_again", "v_plain")}
+    start = 0
+    with torch.no_grad():
+        for x in in_batches(test.x, settings.batch_size, device):
+            predicted = classify(artifact, x).argmax(1)
+            target = (predicted + offset[start : start + len(x)]) % len(codes)
+            start += len(x)
+            v, _ = model.posterior(model.features(x), codes[predicted])
+            swapped = model.reconstruct(codes[target], v, x)
+            plain = model.reconstruct(codes[target], torch.zeros_like(v), x)
+            parts["target"].append(target)
+            parts["v"].append(v)
+            for image, seen, again in ((swapped, "seen", "v_again"), (plain, "seen_plain", "v_plain")):
+                parts[seen].append(classify(oracle, image).argmax(1))
+                own = codes[classify(artifact, image).argmax(1)]
+                parts[again].append(model.posterior(model.features(image), own)[0])
+    arrays = {name: torch.cat(part).cpu().numpy() for name, part in parts.items()}
+    candidates = min(_CANDIDATES, num)
+
+    def hit(again: str) -> float:
+        return 100 * equivariance.retrieval(arrays[again], arrays["v"], candidates, settings.seed).hit_at_1
+
+    hits = f"swap_v_hit_at_1_of_{candidates}"
+    right = 100 * (1 - measures.error_rate(arrays["seen"], arrays["target"]))
+    right_plain = 100 * (1 - measures.error_rate(arrays["seen_plain"], arrays["target"]))
+    return [
+        Measure("swap_oracle_pct", right),
+        Measure("swap_oracle_v_zero_pct", right_plain),
+        *measure_each({f"{hits}_pct": lambda: hit("v_again"), f"{hits}_v_zero_pct": lambda: hit("v_plain")}),
+    ]
+
+
+def _matrices(
+    angle: npt.NDArray[np.float64],
+    shift: npt.NDArray[np.float64],
+    scale: npt.NDArray[np.float64],
+    shear: npt.NDArray[np.float64],
+    shape: tuple[int, ...],
+) -> Tensor:
+    a, b, c, d = (torch.from_numpy(part.astype(np.float32)) for part in (angle, shift, scale, shear))
+    return affine_matrices(a, b, c, d, height=shape[1], width=shape[2])

@@ -1,0 +1,1 @@
+"""Every static figure, from saved tables only."""
