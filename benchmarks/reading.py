@@ -28,9 +28,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ie_model.epoch_plan import EpochPlan
 from ie_model.spec import DataSpec, Preprocessing
-from pipeline.data.loading.epoch_plan import EpochPlan, LanePlan
 from pipeline.data.loading.in_memory import load_split
+from pipeline.data.loading.lane_plan import LanePlan
 from pipeline.data.loading.stream import ShardStream, slice_size
 from pipeline.data.shards.dataset import ShardedDataset
 from pipeline.data.shards.index import describe_split

@@ -40,7 +40,7 @@ from ie_model.config import ModelConfig  # noqa: E402
 from ie_model.model import EquiVAE  # noqa: E402
 from ie_model.spec import DataSpec  # noqa: E402
 from pipeline.config.params import load_params  # noqa: E402
-from pipeline.data.loading.epoch_plan import LanePlan  # noqa: E402
+from pipeline.data.loading.lane_plan import LanePlan  # noqa: E402
 from pipeline.data.shards.dataset import ShardedDataset  # noqa: E402
 from pipeline.data.shards.index import ROW, Rows, SplitIndex  # noqa: E402
 from pipeline.data.shards.manifest import FORMAT, File, Manifest, Shard, Split  # noqa: E402

@@ -64,13 +64,11 @@ class Steps:
 
     def take(self, num: int, prune: float | None = None) -> None:
         """Trains `num` steps, with another threshold of the class sum where one is given."""
-        objective = self.trainer.objective
+        objective = self.trainer.fit.objective
         if prune is not None:
             objective.config = objective.config.model_copy(update={"prune": prune})
         self.alive = 0.0
         for _ in range(num):
-            for group in self.trainer.optimizer.param_groups:
-                group["lr"] = self.trainer._learning_rate(self.trainer.state.step)
             logged = self.trainer._step(next(self._batches)[0])
             self.alive += float(logged["classes_alive"]) / num
             self.trainer.state.step += 1
@@ -98,10 +96,10 @@ def peer(small: bool) -> dict[str, Any]:
             found["classes_alive"] = round(run.alive, 2)
             seconds = by_turns(tasks, rounds)
         sys.path.remove(folder)
-    points = steps * trainer.unlabelled_batch
+    points = steps * trainer.fit.unlabelled_batch
     found["points_per_s"] = {name: round(points / value) for name, value in seconds.items()}
     found["ratios"] = {f"{name} / pyro": round(seconds["pyro"] / seconds[name], 2) for name in ("pruned", "exact")}
-    return found | {"batch": trainer.unlabelled_batch, "precision": "float32", "rounds": rounds}
+    return found | {"batch": trainer.fit.unlabelled_batch, "precision": "float32", "rounds": rounds}
 
 
 def pyro_steps(trainer: Trainer) -> Callable[[int], None]:
@@ -114,7 +112,7 @@ def pyro_steps(trainer: Trainer) -> Callable[[int], None]:
     import pyro.distributions as dist
     from pyro.infer import TraceEnum_ELBO, config_enumerate
 
-    model, data, alpha = trainer.model, trainer.data, trainer.objective.alpha
+    model, data, alpha = trainer.fit.model, trainer.data, trainer.fit.objective.alpha
     head, num_classes, v_dim = model.posterior_head, model.spec.num_classes, model.config.v_dim
     objective = trainer.job.objective
     num_labelled = num_classes * (objective.support_min + objective.support_max) // 2
@@ -147,7 +145,7 @@ def pyro_steps(trainer: Trainer) -> Callable[[int], None]:
 
     def take(num: int) -> None:
         for _ in range(num):
-            rows = torch.randint(len(x_all), (trainer.unlabelled_batch,), generator=generator)
+            rows = torch.randint(len(x_all), (trainer.fit.unlabelled_batch,), generator=generator)
             chosen = torch.randint(len(x_labelled), (num_labelled,), generator=generator)
             x, x_l, y_l = to_float(x_all[rows]), x_labelled[chosen], y_labelled[chosen]
             loss = elbo.differentiable_loss(joint, enumerated, x) / len(x)

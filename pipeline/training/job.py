@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 from ie_model.config import ModelConfig, ObjectiveConfig
@@ -34,7 +36,7 @@ class Job(BaseModel):
     warmup: float
     seed: int
     device: str
-    precision: str
+    precision: Literal["float32", "bfloat16"]
     compile: bool
     threads: int
     evaluation_batch_size: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import gc
 import itertools
 import math
@@ -16,26 +15,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ie_model.artifact import Artifact, save_artifact
 from ie_model.bounds import unlabelled_bound
+from ie_model.fit import Fit, Schedule
 from ie_model.inference import streamed_representations
 from ie_model.model import EquiVAE
 from ie_model.networks import to_float
-from ie_model.objective import Objective, weight_scale
 from ie_model.pruning import prune_error
 from pipeline.errors import TrainingError
 from pipeline.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.training.finite import Watch, explain
 from pipeline.training.job import Job
 from pipeline.training.session import Session
-from pipeline.training.support import LabelledPlan, draw_support
 from pipeline.training.training_data import load_training_data
-from pipeline.utils.arrays import IntArray
 
-# Streams of random numbers: each use has its own, a function of (seed, stream, step, rank).
-_NOISE, _SUPPORT_SIZE, _SUPPORT = range(3)
 _REPORT_EVERY_S = 1.0
 # Steps between those at which ranks agree on a checkpoint within an epoch, and seconds between looks for a preemption.
 _AGREE_EVERY = 10
@@ -53,39 +48,32 @@ class Trainer:
         torch.manual_seed(job.seed)
         count, seed = job.label_count, job.label_seed
         self.data = load_training_data(Path(job.shards), job.reading, count, seed, session.device, session)
-        self.model = EquiVAE(self.data.spec, job.model).to(session.device)
-        if job.objective.label_prior == "labelled":
-            counts = torch.tensor([len(members) for members in self.data.members], device=session.device)
-            if self.model.num_codes > 1:
-                self.model.log_prior.copy_((counts / counts.sum()).log())
-        known = self.data.points.take(self.data.labelled[:_MEASURED_FOR_SCALE]).to(session.device)
-        scale = weight_scale(self.model, to_float(known))
-        self.objective = Objective(self.model, job.objective, self.data.shares, session.ranks, scale)
-        _freeze_unused(self.model, self.has_bound)
-        extended = job.objective.extended
-        averaged = extended.enabled and extended.ema_decay > 0
-        self.averaged = copy.deepcopy(self.model).requires_grad_(False) if averaged else None
+        model = EquiVAE(self.data.spec, job.model).to(session.device)
+        known = to_float(self.data.points.take(self.data.labelled[:_MEASURED_FOR_SCALE]).to(session.device))
+        schedule = Schedule(self.total_steps, job.batch_size, job.learning_rate, job.warmup, job.seed, job.precision)
+        self.fit = Fit(
+            model,
+            job.objective,
+            schedule,
+            self.data.members,
+            self.data.num_unlabelled,
+            known,
+            session.rank,
+            session.world_size,
+            session.ranks,
+        )
         if job.compile:
-            _compile_networks(self.model)
-        self.wrapped = session.wrap(self.objective)
-        trained = [p for p in self.objective.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, lr=job.learning_rate, fused=True)
-        self.watch = Watch(trained, session.device)
-        self.unlabelled_batch = self._unlabelled_batch()
-        self.labelled_plan = self._labelled_plan()
+            _compile_networks(model)
+        self.fit.module = session.wrap(self.fit.objective)
+        self.watch = Watch(self.fit.parameters, session.device)
         self.state = Progress(job.fingerprint)
         self._counted = self._saved = self._asked = time.monotonic()
         self._is_noticed = False
 
     @property
     def published(self) -> EquiVAE:
-        """The weights that are validated and saved: the averaged ones where there are any."""
-        return self.averaged if self.averaged is not None else self.model
-
-    @property
-    def supervised(self) -> bool:
-        """On labelled points alone."""
-        return self.job.objective.loss == "cross_entropy"
+        """The weights that are validated and saved."""
+        return self.fit.published
 
     @property
     def has_bound(self) -> bool:
@@ -99,7 +87,8 @@ class Trainer:
         """Trains to the end, from the last checkpoint if there is one. Returns the last epoch's metrics."""
         with self.session.restore() as folder:
             if folder is not None:
-                self.state = load_checkpoint(folder, self.job.fingerprint, self.model, self.averaged, self.optimizer)
+                weights = self.fit.model, self.fit.averaged, self.fit.optimizer
+                self.state = load_checkpoint(folder, self.job.fingerprint, *weights)
         with self._batches() as batches, _imports_set_aside():
             self._counted = time.monotonic()
             while self.state.epoch < self.job.epochs:
@@ -119,8 +108,6 @@ class Trainer:
         first = self.state.step - self.state.epoch * self.job.steps_per_epoch
         to_do = itertools.islice(batches, self.job.steps_per_epoch - first)
         for done, (x_unlabelled, skipped) in enumerate(to_do, start=1):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._learning_rate(self.state.step)
             logged = self._step(x_unlabelled)
             if self.job.reading.faults == "skip":
                 logged["skipped"] = torch.tensor(float(skipped), device=self.session.device)
@@ -192,83 +179,26 @@ class Trainer:
 
     def _step(self, x_unlabelled: Tensor | None) -> dict[str, Tensor]:
         """One step on unlabelled points as stored (None: all points are labelled) and labelled ones."""
-        support, device = self._draw_support(), self.session.device
-        generator = torch.Generator().manual_seed(self._random_state(_NOISE, self.session.rank))
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.job.precision == "bfloat16"):
-            loss, logged = self.wrapped(
-                to_float(self.data.points.take(support).to(device)),
-                torch.from_numpy(self.data.classes(support)).to(device),
-                None if x_unlabelled is None else to_float(x_unlabelled),
-                generator,
-                self._beta(),
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.watch.note(self.state.step, loss)
-        self.optimizer.step()
-        if self.averaged is not None:
-            _average(self.averaged, self.model, self.job.objective.extended.ema_decay, self.state.step)
-        result: dict[str, Tensor] = logged
-        return result
+        support, device = self.fit.support(self.state.step), self.session.device
+        return self.fit.step(
+            self.state.step,
+            to_float(self.data.points.take(support).to(device)),
+            torch.from_numpy(self.data.classes(support)).to(device),
+            None if x_unlabelled is None else to_float(x_unlabelled),
+            self.watch.note,
+        )
 
     @contextlib.contextmanager
     def _batches(self) -> Iterator[Iterator[tuple[Tensor | None, int]]]:
         """Unlabelled points of step after step, each once before any comes again; None where there are none."""
-        if self.unlabelled_batch == 0:
+        if self.fit.unlabelled_batch == 0:
             yield itertools.repeat((None, 0))
             return
         rank, world_size, device = self.session.rank, self.session.world_size, self.session.device
         with self.data.unlabelled_batches(
-            self.unlabelled_batch, self.job.seed, rank, world_size, self.state.step, device
+            self.fit.unlabelled_batch, self.job.seed, rank, world_size, self.state.step, device
         ) as batches:
             yield batches
-
-    def _draw_support(self) -> IntArray:
-        """Positions of this rank's part of the step's labelled points, none of which the step has twice.
-
-        m of each class over all ranks, or of each class in proportion where much is labelled. Drawn the same way on
-        every rank and dealt out: two ranks that drew for themselves could draw the same point, and it would then be
-        part of its own r.
-        """
-        if self.labelled_plan is not None:
-            support = self.labelled_plan.batch(self.state.step)
-        else:
-            objective = self.job.objective
-            sizes = np.random.default_rng(self._random_state(_SUPPORT_SIZE, 0))
-            m = int(sizes.integers(objective.support_min, objective.support_max + 1))
-            rng = np.random.default_rng(self._random_state(_SUPPORT, 0))
-            support = draw_support(self.data.members, m, rng)
-        return support[self.session.rank :: self.session.world_size]
-
-    def _beta(self) -> float:
-        """Weight of the KL at this step."""
-        steps = self.job.objective.kl_warmup * self.total_steps
-        return 1.0 if self.state.step >= steps else self.state.step / steps
-
-    def _random_state(self, stream: int, rank: int) -> int:
-        state = np.random.SeedSequence([self.job.seed, stream, self.state.step, rank]).generate_state(1, np.uint64)
-        return int(state[0] >> np.uint64(1))
-
-    def _learning_rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine to zero."""
-        warmup = min(1.0, (step + 1) / max(1, round(self.job.warmup * self.total_steps)))
-        return self.job.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
-
-    def _unlabelled_batch(self) -> int:
-        """Unlabelled points of a step over all ranks; 0 where there is not one for each rank."""
-        num_points, world_size = self.data.num_unlabelled, self.session.world_size
-        if self.supervised or num_points < world_size:
-            return 0
-        # Fewer points than one batch: a batch of what there is, equal on all ranks.
-        return min(self.job.batch_size, num_points // world_size * world_size)
-
-    def _labelled_plan(self) -> LabelledPlan | None:
-        """Where much is labelled, labelled points take their share of the batch, each once before any comes again."""
-        share = self.data.shares.labelled if self.unlabelled_batch else 1.0
-        size = min(int(share * self.job.batch_size), len(self.data.labelled) // 2)
-        if size <= self.job.objective.support_max * len(self.data.members):
-            return None
-        return LabelledPlan(self.data.members, size, self.job.seed)
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
@@ -313,7 +243,7 @@ class Trainer:
         return streamed_representations(self.published, batches, device)
 
     def _write_checkpoint(self, folder: Path) -> None:
-        save_checkpoint(folder, self.state, self.model, self.averaged, self.optimizer)
+        save_checkpoint(folder, self.state, self.fit.model, self.fit.averaged, self.fit.optimizer)
         if self.state.epoch == self.job.epochs:
             (folder / "artifact").mkdir()
             save_artifact(folder / "artifact", self.artifact())
@@ -327,13 +257,13 @@ class Trainer:
             "extended": self.job.objective.extended.enabled,
             "precision": self.job.precision,
             "fingerprint": self.job.fingerprint,
-            "alpha_nats": round(self.objective.alpha, 3),
-            "consistency_nats": round(self.objective.consistency, 3),
+            "alpha_nats": round(self.fit.objective.alpha, 3),
+            "consistency_nats": round(self.fit.objective.consistency, 3),
             "epochs": self.state.epoch,
             "steps": self.state.step,
             "world_size": self.session.world_size,
             "labels_per_class": {name: len(members) for name, members in zip(classes, self.data.members, strict=True)},
-            "num_unlabelled": 0 if self.supervised else self.data.num_unlabelled,
+            "num_unlabelled": 0 if self.job.objective.loss == "cross_entropy" else self.data.num_unlabelled,
             "skipped": self.data.skipped,
         }
         artifact = Artifact(
@@ -381,17 +311,3 @@ def _compile_networks(model: EquiVAE) -> None:
         if (network := getattr(model, name, None)) is not None:
             # As many pairs as classes are alive: another number in each step.
             network.compile(dynamic=True)
-
-
-@torch.no_grad()
-def _average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Exponential moving average of the weights; early on it forgets faster, or it would keep the initial ones."""
-    decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
-
-
-def _freeze_unused(model: EquiVAE, has_bound: bool) -> None:
-    """Data-parallel training wants no parameter that gets no gradient: without a bound f_inv and q(y|x) are trained."""
-    if not has_bound:
-        for part in (model.posterior_trunk, model.posterior_head, model.decoder, model.likelihood):
-            part.requires_grad_(False)

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ie_model.epoch_plan import EpochPlan
 from ie_model.objective import Shares
 from ie_model.spec import DataSpec, Preprocessing
-from pipeline.data.loading.epoch_plan import EpochPlan, LanePlan
 from pipeline.data.loading.in_memory import SplitData, load_split
+from pipeline.data.loading.lane_plan import LanePlan
 from pipeline.data.loading.points import InMemory, InShards, Kept, Points, Some, readable
 from pipeline.data.loading.stream import ShardStream, slice_size
 from pipeline.data.shards.dataset import ShardedDataset

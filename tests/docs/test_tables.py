@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from docs import tables
+from ie_model.schedule import auto_batch_size
 from pipeline.config.methods import METHODS
 from pipeline.config.overrides import merged
 from pipeline.config.params import Params, parse_params
 from pipeline.data.sources import SOURCES
 from pipeline.errors import ParamsError
-from pipeline.training.schedule import auto_batch_size
 from tests.helpers.project import REPOSITORY
 
 ERRORS_ALONE = ("mnist-labels", "mnist-generative-part", "fashion-mnist-labels", "reuters", "japanese-vowels")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pipeline.data.loading.epoch_plan import LanePlan
+from pipeline.data.loading.lane_plan import LanePlan
 from pipeline.data.loading.slice_reader import Fault, Slice, SliceReader, Values
 from pipeline.data.shards.dataset import ShardedDataset
 from pipeline.data.shards.manifest import Manifest, SplitName

@@ -59,7 +59,7 @@ def test_a_model_of_tars_is_the_one_of_the_same_data_sharded_here(
     assert not list((tmp_path / "project/data/shards/tars").glob("*.tar"))
     theirs = small_job(tmp_path / "project", "plain", 1, **sections(tars), train={"epochs": 1})
     ours = small_job(digits_project, "plain", 1, train={"epochs": 1})
-    assert differing(trained(theirs, tmp_path / "a").model, trained(ours, tmp_path / "b").model) == []
+    assert differing(trained(theirs, tmp_path / "a").fit.model, trained(ours, tmp_path / "b").fit.model) == []
 
 
 @pytest.mark.parametrize("mode", ["memory", "stream"])
@@ -72,7 +72,7 @@ def test_tars_in_an_object_store_are_trained_on_where_they_lie(
     there = small_job(tmp_path / "project", "plain", 1, **sections(location, **reader), train={"epochs": 1})
     prepared(tmp_path / "local", tars)
     here = small_job(tmp_path / "local", "plain", 1, **sections(tars, **reader), train={"epochs": 1})
-    assert differing(trained(there, tmp_path / "a").model, trained(here, tmp_path / "b").model) == []
+    assert differing(trained(there, tmp_path / "a").fit.model, trained(here, tmp_path / "b").fit.model) == []
     kept = list((tmp_path / "project/.cache/shards").glob("*"))
     assert len(kept) >= 3
 

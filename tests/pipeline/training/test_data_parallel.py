@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,11 +22,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ie_model.fit import Fit, Schedule, freeze_unused
 from ie_model.model import EquiVAE
 from ie_model.objective import SINGLE, Objective, Ranks, Shares
 from ie_model.spec import Kind
 from pipeline.training.data_parallel import RankGroup
-from pipeline.training.trainer import Trainer, _freeze_unused
 from tests.helpers.tiny import (
     KINDS,
     M2,
@@ -98,7 +97,7 @@ def case_model(case: Case) -> EquiVAE:
     model.posterior_head.out.bias.data[0] += 2
     if model.config.classifier == "distance":
         model.log_scale.data += 2.5
-    _freeze_unused(model, case.objective.get("loss", "bound") == "bound")
+    freeze_unused(model, case.objective.get("loss", "bound") == "bound")
     return model
 
 
@@ -319,19 +318,13 @@ class TestAnyDeal:
 def support_of(
     rank: int, world_size: int, step: int, sizes: list[int], limits: tuple[int, int], batch_size: int = 1
 ) -> list[int]:
-    """What a trainer of a run with `sizes` labelled points of each class draws for a rank."""
-    trainer: Any = Trainer.__new__(Trainer)
+    """What a rank of a run with `sizes` labelled points of each class draws."""
     ends = np.cumsum(sizes)
     config = objective_config(support_min=limits[0], support_max=limits[1])
-    trainer.job = SimpleNamespace(objective=config, batch_size=batch_size, seed=7)
-    trainer.session = SimpleNamespace(rank=rank, world_size=world_size)
     members = [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
-    shares = Shares(int(ends[-1]), 1000)
-    trainer.data = SimpleNamespace(members=members, labelled=np.arange(ends[-1]), shares=shares)
-    trainer.unlabelled_batch = batch_size
-    trainer.labelled_plan = trainer._labelled_plan()
-    trainer.state = SimpleNamespace(step=step)
-    drawn: list[int] = trainer._draw_support().tolist()
+    model = tiny_model()
+    fit = Fit(model, config, Schedule(1001, batch_size, 0.1, 0.0, 7), members, 1000, points(2), rank, world_size)
+    drawn: list[int] = fit.support(step).tolist()
     return drawn
 
 

@@ -11,12 +11,13 @@ from torch import nn
 
 from ie_model.config import ModelConfig
 from ie_model.objective import uninformed_nats, weight_scale
+from ie_model.schedule import auto_batch_size, steps_per_epoch
 from ie_model.spec import DataSpec
 from pipeline.config.params import parse_params
 from pipeline.errors import ParamsError
 from pipeline.training.build_job import choose_precision, make_job
 from pipeline.training.local_session import TrialSession
-from pipeline.training.schedule import auto_batch_size, shortness, steps_per_epoch
+from pipeline.training.schedule import shortness
 from pipeline.training.trainer import Trainer
 from tests.helpers.project import small_params
 from tests.helpers.tiny import backward, points, spec_of, tiny_model, tiny_spec
@@ -68,16 +69,6 @@ def test_make_job_a_sweeps_trial_has_the_floor_of_the_sweep(digits_project: Path
     assert (job.epochs, job.steps_per_epoch) == (4, 100)
 
 
-def test_trainer_warm_up_is_a_share_of_the_steps(digits_project: Path, tmp_path: Path) -> None:
-    job = job_with(digits_project, train={"epochs": 2, "min_steps": 100, "warmup": 0.1, "learning_rate": 1.0})
-    trainer = Trainer(job, TrialSession(tmp_path, job))
-    rates = [trainer._learning_rate(step) for step in range(trainer.total_steps)]
-    assert trainer.total_steps == 100
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[9]
-    assert rates[-1] < 0.01
-
-
 @pytest.mark.parametrize(
     ("spec", "nats"),
     [
@@ -113,8 +104,8 @@ def test_trainer_weights_of_the_loss_are_shares_of_the_datas_scale(digits_projec
     job = job_with(digits_project, train={"epochs": 1})
     trainer = Trainer(job, TrialSession(tmp_path, job))
     # 8x8 pixels cost less than MNIST's: the least scale.
-    assert trainer.objective.alpha == pytest.approx(job.objective.alpha * 543.427, rel=1e-5)
-    assert trainer.objective.consistency == pytest.approx(job.objective.extended.consistency * 543.427, rel=1e-5)
+    assert trainer.fit.objective.alpha == pytest.approx(job.objective.alpha * 543.427, rel=1e-5)
+    assert trainer.fit.objective.consistency == pytest.approx(job.objective.extended.consistency * 543.427, rel=1e-5)
 
 
 def test_weight_scale_is_that_of_the_data_and_at_least_mnists() -> None:

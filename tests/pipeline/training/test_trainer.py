@@ -94,7 +94,7 @@ def test_a_run_resumed_from_its_checkpoint_ends_bit_for_bit_as_one_that_was_neve
     with pytest.raises(KilledError):
         Trainer(job, KilledSession(tmp_path / "cut", job)).run()
     resumed = trained(job, tmp_path / "cut")
-    assert differing(resumed.model, whole.model) == []
+    assert differing(resumed.fit.model, whole.fit.model) == []
     assert differing(resumed.published, whole.published) == []
     assert resumed.state.history == whole.state.history
     assert [row["epoch"] for row in resumed.state.history] == [1, 2, 3]
@@ -123,7 +123,7 @@ def test_a_run_killed_within_an_epoch_resumes_there_and_ends_bit_for_bit_the_sam
         Trainer(often, Killed(tmp_path / "cut", often)).run()
     assert steps == [10, 20, 25, 30, 40]
     resumed = trained(job, tmp_path / "cut")
-    assert differing(resumed.model, whole.model) == []
+    assert differing(resumed.fit.model, whole.fit.model) == []
     assert differing(resumed.published, whole.published) == []
     assert resumed.state.history == whole.state.history
 
@@ -168,12 +168,12 @@ def test_a_finished_run_that_is_started_again_trains_no_further(
     first = trained(job, tmp_path / "again")
     again = Trainer(job, TrialSession(tmp_path / "again", job))
     assert again.run() == first.state.history[-1]
-    assert differing(again.model, first.model) == []
+    assert differing(again.fit.model, first.fit.model) == []
 
 
 def test_two_runs_of_the_same_job_are_bit_identical(digits_project: Path, tmp_path: Path, plain: Trainer) -> None:
     again = trained(small_job(digits_project), tmp_path / "again")
-    assert differing(again.model, plain.model) == []
+    assert differing(again.fit.model, plain.fit.model) == []
     assert again.state.history == plain.state.history
 
 
@@ -182,13 +182,13 @@ def test_a_run_does_not_depend_on_the_global_random_state(digits_project: Path, 
     trainer = Trainer(job, TrialSession(tmp_path / "again", job))
     torch.manual_seed(12345)
     trainer.run()
-    assert differing(trainer.model, plain.model) == []
+    assert differing(trainer.fit.model, plain.fit.model) == []
 
 
 def test_another_seed_gives_other_weights(digits_project: Path, tmp_path: Path, plain: Trainer) -> None:
     other = trained(small_job(digits_project, train={"epochs": 3, "batch_size": 128, "seed": 1}), tmp_path / "other")
     # The prior over classes is the only tensor that is not drawn.
-    assert set(plain.model.state_dict()) - set(differing(other.model, plain.model)) == {"log_prior"}
+    assert set(plain.fit.model.state_dict()) - set(differing(other.fit.model, plain.fit.model)) == {"log_prior"}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -208,9 +208,9 @@ def test_bfloat16_repeats_bit_for_bit_and_ends_near_full_precision(
 ) -> None:
     train = {"epochs": 3, "batch_size": 128, "precision": "bfloat16"}
     first, second = (trained(small_job(digits_project, train=train), tmp_path / name) for name in ("first", "second"))
-    assert differing(first.model, second.model) == []
-    assert "invariant_out.weight" in differing(first.model, plain.model)
-    assert {parameter.dtype for parameter in first.model.parameters()} == {torch.float32}
+    assert differing(first.fit.model, second.fit.model) == []
+    assert "invariant_out.weight" in differing(first.fit.model, plain.fit.model)
+    assert {parameter.dtype for parameter in first.fit.model.parameters()} == {torch.float32}
     assert abs(first.state.history[-1]["val_bound"] - plain.state.history[-1]["val_bound"]) < 0.5
 
 
@@ -223,15 +223,15 @@ def test_compiled_networks_train_as_plain_ones_and_leave_the_same_files(
     job = small_job(digits_project, train=train)
     assert job.fingerprint != small_job(digits_project, train=train | {"compile": False}).fingerprint
     compiled = trained(job, tmp_path / "run")
-    assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
+    assert list(compiled.fit.model.state_dict()) == list(plain.fit.model.state_dict())
     for mine, theirs in zip(compiled.state.history, plain.state.history, strict=True):
         assert mine["val_bound"] == pytest.approx(theirs["val_bound"], abs=0.5)
     # From the last checkpoint, and from the model on disk.
     again = Trainer(job, TrialSession(tmp_path / "run", job))
     again.run()
-    assert differing(again.model, compiled.model) == []
+    assert differing(again.fit.model, compiled.fit.model) == []
     save_artifact(tmp_path, compiled.artifact())
-    assert differing(load_artifact(tmp_path).model, compiled.model) == []
+    assert differing(load_artifact(tmp_path).model, compiled.fit.model) == []
 
 
 def test_compiling_without_a_compiler_is_an_error_that_says_what_to_do(
@@ -241,20 +241,6 @@ def test_compiling_without_a_compiler_is_an_error_that_says_what_to_do(
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(TrainingError, match=r"no C\+\+ compiler \(looked for no-such-compiler\): install one, or set"):
         Trainer(job, TrialSession(tmp_path / "run", job))
-
-
-def test_the_kl_weight_rises_to_one_and_stays(digits_project: Path, tmp_path: Path) -> None:
-    job = small_job(digits_project, objective={"kl_warmup": 0.5})
-    trainer = Trainer(job, TrialSession(tmp_path / "run", job))
-    weights = []
-    for step in range(trainer.total_steps):
-        trainer.state.step = step
-        weights.append(trainer._beta())
-    half = trainer.total_steps // 2
-    assert weights[0] == 0
-    assert weights == sorted(weights)
-    assert weights[half // 2] == pytest.approx(0.5, abs=0.1)
-    assert set(weights[half + 1 :]) == {1.0}
 
 
 def test_labelled_prior_follows_the_labelled_points_and_is_saved_with_the_model(
@@ -276,7 +262,7 @@ def test_no_point_is_in_two_ranks_parts_of_a_support(digits_project: Path, tmp_p
             session.rank, session.world_size = rank, world_size
             trainer = Trainer(job, session)
             trainer.state.step = 7
-            parts.append(trainer._draw_support())
+            parts.append(trainer.fit.support(trainer.state.step))
         whole = np.concatenate(parts)
         assert len(set(whole.tolist())) == len(whole)
         if world_size == 1:
@@ -286,8 +272,8 @@ def test_no_point_is_in_two_ranks_parts_of_a_support(digits_project: Path, tmp_p
 
 def test_a_supervised_run_leaves_all_but_the_classifier_as_it_was(digits_project: Path, tmp_path: Path) -> None:
     job = small_job(digits_project, "supervised", sweep={"supervised_steps": 10})
-    untrained = Trainer(job, TrialSession(tmp_path / "none", job)).model
-    changed = differing(trained(job, tmp_path / "run").model, untrained)
+    untrained = Trainer(job, TrialSession(tmp_path / "none", job)).fit.model
+    changed = differing(trained(job, tmp_path / "run").fit.model, untrained)
     assert {name.split(".")[0] for name in changed} == {"invariant_trunk", "invariant_out", "class_logits"}
 
 
@@ -301,13 +287,13 @@ def test_a_supervised_run_takes_the_steps_it_was_given_and_reports_no_bound(
 
 def test_an_extended_run_publishes_averaged_weights(extended: tuple[Trainer, Path]) -> None:
     trainer, _ = extended
-    assert trainer.published is trainer.averaged
-    assert len(differing(trainer.published, trainer.model)) > 0
+    assert trainer.published is trainer.fit.averaged
+    assert len(differing(trainer.published, trainer.fit.model)) > 0
 
 
 def test_without_averaging_the_last_weights_are_published(plain: Trainer) -> None:
-    assert plain.averaged is None
-    assert plain.published is plain.model
+    assert plain.fit.averaged is None
+    assert plain.published is plain.fit.model
 
 
 def test_all_points_labelled_is_a_run_without_unlabelled_terms(digits_project: Path, tmp_path: Path) -> None:
@@ -348,16 +334,6 @@ def test_an_earlier_checkpoint_holds_no_artifact(digits_project: Path, tmp_path:
     assert not (tmp_path / "cut" / "artifact").exists()
 
 
-def test_the_learning_rate_warms_up_and_falls_to_zero(digits_project: Path, tmp_path: Path) -> None:
-    job = small_job(digits_project, train={"epochs": 20, "batch_size": 128, "warmup": 0.055, "learning_rate": 0.01})
-    trainer = Trainer(job, TrialSession(tmp_path / "run", job))
-    rates = [trainer._learning_rate(step) for step in range(trainer.total_steps)]
-    assert rates[0] == pytest.approx(0.001)
-    assert rates[9] == max(rates) == pytest.approx(0.01, rel=0.01)
-    assert rates[9:] == sorted(rates[9:], reverse=True)
-    assert 0 < rates[-1] < 1e-5
-
-
 @pytest.mark.parametrize("method", ["plain", "extended"])
 def test_a_learning_rate_of_a_million_is_an_error_that_names_it(
     digits_project: Path, tmp_path: Path, method: Method
@@ -385,7 +361,7 @@ def test_a_gradient_that_is_not_finite_is_told_from_a_loss_and_blames_the_arithm
 ) -> None:
     job = small_job(digits_project, train={"epochs": 2, "batch_size": 128, "precision": precision})
     trainer = Trainer(job, TrialSession(tmp_path / "run", job))
-    weight = next(p for p in trainer.optimizer.param_groups[0]["params"] if p.ndim > 1)
+    weight = next(p for p in trainer.fit.optimizer.param_groups[0]["params"] if p.ndim > 1)
 
     def ruined(gradient: Tensor) -> Tensor:
         return gradient if trainer.state.step < 4 else gradient * torch.nan
@@ -397,7 +373,9 @@ def test_a_gradient_that_is_not_finite_is_told_from_a_loss_and_blames_the_arithm
 
 
 def restore(trainer: Trainer, folder: Path, fingerprint: str | None = None) -> None:
-    load_checkpoint(folder, fingerprint or trainer.job.fingerprint, trainer.model, trainer.averaged, trainer.optimizer)
+    load_checkpoint(
+        folder, fingerprint or trainer.job.fingerprint, trainer.fit.model, trainer.fit.averaged, trainer.fit.optimizer
+    )
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_a_streamed_run_is_the_same_for_any_number_of_loader_processes(digits_pr
         trained(streamed(digits_project, train={"epochs": 2}, reader={"loader_workers": n}), tmp_path / str(n))
         for n in (0, 2)
     ]
-    assert differing(runs[0].model, runs[1].model) == []
+    assert differing(runs[0].fit.model, runs[1].fit.model) == []
     assert runs[0].state.history == runs[1].state.history
 
 
@@ -83,7 +83,7 @@ def test_a_streamed_run_resumed_from_its_checkpoint_ends_bit_for_bit_as_one_neve
     with pytest.raises(KilledError):
         Trainer(job, KilledSession(tmp_path / "cut", job)).run()
     resumed = trained(job, tmp_path / "cut")
-    assert differing(resumed.model, whole.model) == []
+    assert differing(resumed.fit.model, whole.fit.model) == []
     assert resumed.state.history == whole.state.history
 
 
@@ -151,7 +151,7 @@ def test_labelled_points_beyond_the_memory_are_read_at_each_step_with_the_same_r
     job = streamed(digits_project, **sections)
     little = job.model_copy(update={"reading": job.reading.model_copy(update={"memory_mb": 0})})
     first, second = trained(job, tmp_path / "kept"), trained(little, tmp_path / "read")
-    assert differing(first.model, second.model) == []
+    assert differing(first.fit.model, second.fit.model) == []
 
 
 def test_a_damaged_sample_ends_a_streamed_run_with_its_shard_and_key(project: Path, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.loading.epoch_plan import LanePlan
+from ie_model.support import LabelledPlan
+from pipeline.data.loading.lane_plan import LanePlan
 from pipeline.data.loading.stream import lanes_of_worker
-from pipeline.training.support import LabelledPlan
 from pipeline.utils.arrays import IntArray
 
 examples = settings(max_examples=60, deadline=None)

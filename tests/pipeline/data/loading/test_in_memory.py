@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.loading.epoch_plan import EpochPlan
+from ie_model.epoch_plan import EpochPlan
+from ie_model.support import draw_support
 from pipeline.data.loading.in_memory import load_split
 from pipeline.data.shards.dataset import ShardedDataset
 from pipeline.data.shards.index import describe_split
 from pipeline.data.shards.manifest import Manifest, SplitName, read_manifest
 from pipeline.errors import DataError
-from pipeline.training.support import draw_support
 
 examples = settings(max_examples=40, deadline=None)
 

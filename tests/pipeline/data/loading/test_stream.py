@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ie_model.spec import DataSpec
-from pipeline.data.loading.epoch_plan import LanePlan
 from pipeline.data.loading.in_memory import load_split, memory_bytes
+from pipeline.data.loading.lane_plan import LanePlan
 from pipeline.data.loading.points import InShards
 from pipeline.data.loading.stream import Batch, ShardStream, slice_size
 from pipeline.data.shards.dataset import ShardedDataset

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from pipeline.data.loading.epoch_plan import LanePlan
 from pipeline.data.loading.in_memory import load_split
+from pipeline.data.loading.lane_plan import LanePlan
 from pipeline.data.loading.shard_store import open_store
 from pipeline.data.loading.stream import ShardStream
 from pipeline.data.sharding.external_tar_list import list_tars

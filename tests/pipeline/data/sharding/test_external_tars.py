@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.data.loading.epoch_plan import LanePlan
 from pipeline.data.loading.in_memory import load_split
+from pipeline.data.loading.lane_plan import LanePlan
 from pipeline.data.loading.stream import ShardStream
 from pipeline.data.sharding.external_tar_splits import set_aside, split_of
 from pipeline.data.sharding.external_tars import write_foreign_manifest

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from pipeline.utils.arrays import IntArray
+IntArray = npt.NDArray[np.int64]
 
 
 def draw_support(members: list[IntArray], m: int, rng: np.random.Generator) -> IntArray:
