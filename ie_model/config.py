@@ -1,4 +1,7 @@
-"""Typed choices of the model and of its objective. Unknown keys and wrong values are refused."""
+"""Typed choices of the model and of its objective. Unknown keys and wrong values are refused.
+
+The defaults are those of params.yaml.
+"""
 
 from __future__ import annotations
 
@@ -14,43 +17,43 @@ class _Config(BaseModel):
 class ModelConfig(_Config):
     """Sizes and parts of the networks. EquiVAE, and by other choices Kingma's M2 and the plain VAE."""
 
-    r_dim: int = Field(ge=1, le=4096)
+    r_dim: int = Field(default=32, ge=1, le=4096)
     """R, size of the invariant representation r."""
 
-    v_dim: int = Field(ge=1, le=4096)
+    v_dim: int = Field(default=16, ge=1, le=4096)
     """V, size of the equivariant representation v."""
 
-    class_code: Literal["embedding", "one_hot", "none"]
+    class_code: Literal["embedding", "one_hot", "none"] = "embedding"
     """What stands for the class. `embedding`: r_y, the mean of f_inv over other points of the class (EquiVAE).
     `one_hot`: the class's unit vector (Kingma's M2). `none`: nothing (the plain VAE)."""
 
-    posterior: Literal["r_and_x", "x"]
+    posterior: Literal["r_and_x", "x"] = "r_and_x"
     """What q(v | .) sees: r and x, or x alone (an ablation)."""
 
-    stochastic_r: bool
+    stochastic_r: bool = False
     """An ablation: r is drawn from a normal with a KL to N(0, I) instead of being a mean."""
 
-    classifier: Literal["distance", "network", "none"]
+    classifier: Literal["distance", "network", "none"] = "distance"
     """q(y|x): `distance` is a softmax over minus the squared distances of f_inv(x) to the r_y (ours); `network` a
     dense layer on f_inv(x); `none` goes with class_code `none`."""
 
-    encoder: Literal["convolutional", "wide_residual"]
+    encoder: Literal["convolutional", "wide_residual"] = "convolutional"
     """Trunk of images: stride-2 5x5 convolutions, or groups of pre-activation residual blocks (for GPUs). Series
     have stride-2 convolutions over time, counts and vectors have dense layers, whatever stands here."""
 
-    channels: tuple[int, ...] = Field(min_length=1, max_length=6)
+    channels: tuple[int, ...] = Field(default=(16, 32), min_length=1, max_length=6)
     """Output channels of the trunk's convolutions, or of its residual groups."""
 
-    residual_blocks: int = Field(ge=1, le=16)
+    residual_blocks: int = Field(default=4, ge=1, le=16)
     """Blocks of each group of a wide_residual trunk."""
 
-    hidden: int = Field(ge=1)
+    hidden: int = Field(default=256, ge=1)
     """Width of the dense layer on top of each trunk and of the posterior's head."""
 
-    decoder: Literal["dense", "convolutional"]
+    decoder: Literal["dense", "convolutional"] = "dense"
     """`convolutional` (images): one dense layer, then the trunk's convolutions turned round."""
 
-    decoder_hidden: tuple[int, ...] = Field(min_length=1)
+    decoder_hidden: tuple[int, ...] = Field(default=(400, 400), min_length=1)
     """Widths of the decoder's dense layers."""
 
     @model_validator(mode="after")
@@ -75,81 +78,81 @@ class AugmentConfig(_Config):
     features set to their mean.
     """
 
-    rotation: float = Field(ge=0, le=180)
+    rotation: float = Field(default=20.0, ge=0, le=180)
     """Degrees."""
 
-    shift: float = Field(ge=0, le=1)
+    shift: float = Field(default=0.1, ge=0, le=1)
     """Fraction of the image's side, or of the series' longest length."""
 
-    scale: float = Field(ge=0, lt=1)
+    scale: float = Field(default=0.15, ge=0, lt=1)
     """Relative change of size."""
 
-    shear: float = Field(ge=0, le=1)
+    shear: float = Field(default=0.2, ge=0, le=1)
     """Tangent of the shear's angle."""
 
-    drop: float = Field(ge=0, lt=1)
+    drop: float = Field(default=0.6, ge=0, lt=1)
     """Share of a text's words that is left out, drawn up to this much."""
 
-    drop_features: float = Field(ge=0, lt=1)
+    drop_features: float = Field(default=0.5, ge=0, lt=1)
     """Share of a vector's features that is set to their mean, drawn up to this much."""
 
-    noise: float = Field(ge=0, le=10)
+    noise: float = Field(default=0.5, ge=0, le=10)
     """Deviation of the noise on a vector's features, in units of theirs, drawn up to this much."""
 
 
 class ExtendedConfig(_Config):
     """Additions to the plain objective (ours). Off, the objective is the plain one and nothing else."""
 
-    enabled: bool
+    enabled: bool = True
     """False: plain objective."""
 
-    augment: AugmentConfig
+    augment: AugmentConfig = AugmentConfig()
     """Distortion of labelled points and of the strong view in the consistency term."""
 
-    consistency: float = Field(ge=0, le=10)
+    consistency: float = Field(default=0.092, ge=0, le=10)
     """Weight of the consistency term, a share like alpha: the undistorted view's confident class is asked of the
     distorted one."""
 
-    confidence: float = Field(gt=0, le=1)
+    confidence: float = Field(default=0.95, gt=0, le=1)
     """q(y|x) from which on a point takes part in the consistency term."""
 
-    ema_decay: float = Field(ge=0, lt=1)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
     """Decay per step of the averaged weights that are validated and published; 0 keeps the last ones."""
 
 
 class ObjectiveConfig(_Config):
     """The training objective J of docs/method.md."""
 
-    loss: Literal["bound", "consistency", "cross_entropy"]
+    loss: Literal["bound", "consistency", "cross_entropy"] = "bound"
     """`bound`: J, on labelled and unlabelled points. `consistency`: the extended objective without the bounds, so
     without v and decoder. `cross_entropy`: the same encoder trained on the labelled points alone (the supervised
     baseline)."""
 
-    alpha: float = Field(ge=0, le=10)
+    alpha: float = Field(default=0.092, ge=0, le=10)
     """Weight of the labelled log q(y|x), as a share of the nats that x costs a decoder which knows nothing of it, at
     least those of MNIST: J / N carries alpha * that many nats * mean over labelled points of log q(y|x). On MNIST
     0.092 are 50 nats."""
 
-    label_prior: Literal["uniform", "labelled"]
+    label_prior: Literal["uniform", "labelled"] = "uniform"
     """p(y): the same for all classes, or the classes' shares of the labelled points."""
 
-    prune: float = Field(ge=0, lt=1)
+    prune: float = Field(default=0.01, ge=0, lt=1)
     """Classes with q(y|x) below this are left out of the class sum, never the best one; 0 is the exact sum."""
 
-    support_min: int = Field(ge=2)
-    support_max: int = Field(ge=2)
+    support_min: int = Field(default=5, ge=2)
+    support_max: int = Field(default=10, ge=2)
     """m, the labelled points per class of a step, is drawn from support_min..support_max; equal ones fix it."""
 
-    self_included: bool
+    self_included: bool = False
     """An ablation: a labelled point is part of its own r."""
 
-    kl_warmup: float = Field(ge=0, le=1)
+    kl_warmup: float = Field(default=0.0, ge=0, le=1)
     """Share of the run's steps in which the KL's weight rises from 0 to 1; 0 is the bound from the first step on."""
 
-    free_bits: float = Field(ge=0)
+    free_bits: float = Field(default=0.0, ge=0)
     """Nats of KL per unit of v, averaged over a step's points, that cost nothing; 0 is the bound itself."""
 
-    extended: ExtendedConfig
+    extended: ExtendedConfig = ExtendedConfig()
     """Optional terms beyond the plain objective."""
 
     @model_validator(mode="after")

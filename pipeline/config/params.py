@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -324,9 +325,21 @@ def parse_params(raw: Any, name: str = "params.yaml") -> Params:
                 f"{name} holds a value that is neither text, number, list nor section: {error}"
             ) from error
         raise ParamsError(f"{name}: " + "; ".join(_describe(error))) from error
+    sections = ("model", ModelConfig), ("objective", ObjectiveConfig)
+    if missing := [path for key, config in sections for path in _missing(raw[key], config, f"{key}.")]:
+        raise ParamsError(f"{name}: " + "; ".join(f"{path}: missing" for path in missing))
     # Only now: what a key allows is the better message.
     check_size(raw, name)
     return params
+
+
+def _missing(raw: dict[str, Any], model: type[BaseModel], path: str) -> Iterator[str]:
+    """Keys that a library's user may leave to their defaults: params.yaml says all that a run is of."""
+    for name, field in model.model_fields.items():
+        if name not in raw:
+            yield path + name
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _missing(raw[name], field.annotation, f"{path}{name}.")
 
 
 def _describe(error: ValidationError) -> list[str]:

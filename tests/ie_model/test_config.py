@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ie_model.config import AugmentConfig, ModelConfig, ObjectiveConfig
+from pipeline.config.params import load_params
+from tests.helpers.project import REPOSITORY
 from tests.helpers.tiny import MOVING, objective_config, tiny_model
 
 MODEL = tiny_model().config.model_dump()
@@ -136,16 +138,10 @@ def test_a_support_is_a_range_that_does_not_run_backwards(low: int, high: int) -
     assert said in objective_message(support_min=low, support_max=high)
 
 
-@pytest.mark.parametrize("name", MODEL)
-def test_every_key_of_the_model_is_needed(name: str) -> None:
-    with pytest.raises(ValidationError, match=rf"\n{name}\n\s+Field required"):
-        ModelConfig(**{key: value for key, value in MODEL.items() if key != name})
-
-
-@pytest.mark.parametrize("name", OBJECTIVE)
-def test_every_key_of_the_objective_is_needed(name: str) -> None:
-    with pytest.raises(ValidationError, match=rf"\n{name}\n\s+Field required"):
-        ObjectiveConfig(**{key: value for key, value in OBJECTIVE.items() if key != name})
+def test_the_defaults_are_those_of_params() -> None:
+    params = load_params(REPOSITORY / "params.yaml")
+    assert ModelConfig() == params.model
+    assert ObjectiveConfig() == params.objective
 
 
 def test_unknown_keys_are_refused_by_their_names() -> None:

@@ -51,6 +51,10 @@ def test_the_shipped_params_are_valid_and_frozen() -> None:
         ("extra", {}, r"extra: unknown key"),
         ("train.seed", MISSING, r"train\.seed: missing"),
         ("evaluate", MISSING, r"evaluate: missing"),
+        # What the library has a default for is named all the same.
+        ("model.r_dim", MISSING, r"^params\.yaml: model\.r_dim: missing$"),
+        ("objective.extended", MISSING, r"^params\.yaml: objective\.extended: missing$"),
+        ("objective.extended.augment.noise", MISSING, r"^params\.yaml: objective\.extended\.augment\.noise: missing$"),
         ("train.epochs", "ten", r'train\.epochs is "ten"; allowed: .*integer'),
         ("train.epochs", 1.5, r"train\.epochs is 1\.5; allowed: .*integer"),
         ("train.epochs", True, r"train\.epochs is true; allowed: .*integer"),
