@@ -19,6 +19,7 @@ from typing import Any
 # What the bytes of a tar are a function of, besides params and raw files.
 SHARDING = (
     "ie_model.checksums",
+    "ie_model.scaling",
     "ie_model.spec",
     "pipeline.data.example",
     "pipeline.data.shards",

@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ie_model.config import AugmentConfig, ModelConfig, ObjectiveConfig
-from pipeline.config.params import load_params
-from tests.helpers.project import REPOSITORY
 from tests.helpers.tiny import MOVING, objective_config, tiny_model
 
 MODEL = tiny_model().config.model_dump()
@@ -136,12 +134,6 @@ def test_a_support_is_a_range_that_does_not_run_backwards(low: int, high: int) -
         return
     said = f"support_max ({high}) must be at least support_min ({low})"
     assert said in objective_message(support_min=low, support_max=high)
-
-
-def test_the_defaults_are_those_of_params() -> None:
-    params = load_params(REPOSITORY / "params.yaml")
-    assert ModelConfig() == params.model
-    assert ObjectiveConfig() == params.objective
 
 
 def test_unknown_keys_are_refused_by_their_names() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ie_model.scaling import mean_and_deviation
 from ie_model.spec import DataSpec, Preprocessing
 from pipeline.data.example import ArrayExamples, Examples, RawSplit, Values
 from pipeline.data.sources.base import PlainSource, RawFile, numbered
@@ -273,9 +274,7 @@ def scales(path: Place, cases: Sequence[Case]) -> Preprocessing:
     for channel, missing in enumerate(np.isnan(values).all(axis=1)):
         if missing:
             raise DataError(f"{path}: dimension {channel + 1} has no value in any case")
-    low, high, mean, deviation = (f(values, axis=1) for f in (np.nanmin, np.nanmax, np.nanmean, np.nanstd))
-    # A dimension that never changes becomes 0; its deviation is no more than rounding, which would be blown up.
-    means, deviations = np.where(low == high, low, mean), np.where(low == high, 1.0, deviation)
+    means, deviations = mean_and_deviation(values.T)
     if not deviations.all():
         dimension = int(deviations.argmin()) + 1
         raise DataError(f"{path}: dimension {dimension} varies by less than double precision can square; multiply it")

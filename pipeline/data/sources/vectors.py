@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ie_model.scaling import mean_and_deviation
 from ie_model.spec import DataSpec, Preprocessing
 from pipeline.data.example import KEY, Examples, RawSplit, Values
 from pipeline.data.sources.labels import OwnSplit, check_unlike, means_unlabelled, split_word, stripped
@@ -156,10 +157,8 @@ def scales_of(x: npt.NDArray[np.float64], features: tuple[str, ...], where: str)
         names = features or tuple(map(str, range(1, x.shape[1] + 1)))
         which = f"; feature {names[empty[0]]!r} has no value at all" if empty else ""
         raise DataError(f"{where}: no row of train has a finite value of every feature{which}")
-    low, high, mean, deviation = whole.min(0), whole.max(0), whole.mean(0), whole.std(0)
-    # A feature that never changes becomes 0; its deviation is no more than rounding, which would be blown up.
-    constant = (low == high) | (deviation == 0)
-    means, deviations = np.where(constant, low, mean), np.where(constant, 1.0, deviation)
+    means, deviations = mean_and_deviation(whole)
+    deviations = np.where(deviations == 0, 1.0, deviations)
     return Preprocessing(means=tuple(means.tolist()), deviations=tuple(deviations.tolist()), features=features)
 
 

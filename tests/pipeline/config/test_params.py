@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ie_model.config import ModelConfig, ObjectiveConfig
 from pipeline.config.params import Params, load_params, parse_params
 from pipeline.errors import ParamsError
 from tests.helpers.project import small_params
@@ -41,6 +42,12 @@ def test_the_shipped_params_are_valid_and_frozen() -> None:
     params = load_params(REPOSITORY / "params.yaml")
     with pytest.raises(Exception, match="frozen"):
         params.train.epochs = 3
+
+
+def test_the_shipped_model_and_objective_are_the_librarys_defaults() -> None:
+    params = load_params(REPOSITORY / "params.yaml")
+    assert params.model == ModelConfig()
+    assert params.objective == ObjectiveConfig()
 
 
 @pytest.mark.parametrize(
