@@ -75,7 +75,7 @@ class Fit:
         counts = torch.tensor([len(positions) for positions in members], device=self.device)
         if objective.label_prior == "labelled" and model.num_codes > 1:
             model.log_prior.copy_((counts / counts.sum()).log())
-        shares = Shares(int(counts.sum()), num_unlabelled)
+        shares = Shares(int(counts.sum()), num_unlabelled, tuple(counts.tolist()))
         self.objective = Objective(model, objective, shares, ranks, weight_scale(model, known))
         self.module: nn.Module = self.objective
         """What a step calls; data-parallel training puts its wrapper here."""

@@ -31,6 +31,19 @@ class Shares:
 
     num_labelled: int
     num_unlabelled: int
+    by_class: tuple[int, ...] = ()
+    """Of the labelled points, `[K]`; empty: as many of each class."""
+
+    def weights(self, counts: Tensor, y: Tensor) -> Tensor:
+        """Of a step's labelled points `[M]` of classes y, `counts` `[K]` of each class over all ranks.
+
+        A step takes about as many points of each class, the data may not: class c weighs n_c / N_l, as in J, where its
+        part of the step is m_c / M. The mean of a term with these weights is then, over the steps, that of all labelled
+        points.
+        """
+        if not self.by_class:
+            return torch.ones_like(counts)[y]
+        return ((counts.new_tensor(self.by_class) * counts.sum()) / (self.num_labelled * counts).clamp(min=1))[y]
 
     @property
     def labelled(self) -> float:
@@ -149,19 +162,18 @@ class Objective(nn.Module):
         # One exchange for all that a step needs to know of the other ranks; v's features are computed meanwhile.
         finish = self._begin_support(f[:m], y, x.shape[0] - m)
         features = model.features(x)
-        codes, codes_own, num_labelled, num_unlabelled = self._support(f[:m], y, finish())
+        codes, codes_own, counts, num_unlabelled = self._support(f[:m], y, finish())
 
         pairs = labelled_bound(model, x_labelled, features[:m], codes_own, self._prior_of(y), generator, beta)
         r, r_own = model.mean_r(codes), model.mean_r(codes_own)
         f_query = f[:m, : model.config.r_dim]
         if config.extended.enabled and model.config.classifier != "none":
             f_query = self._distorted(x_labelled, generator)
-        log_q_own = self._mean(leave_one_out_log_q(model, f_query, y, r, r_own), num_labelled)
-        kl = self._mean(pairs.kl, num_labelled)
-        bound = self._mean(pairs.bound, num_labelled)
+        log_q_own = self._labelled_mean(leave_one_out_log_q(model, f_query, y, r, r_own), counts, y)
+        kl, bound = self._labelled_mean(pairs.kl, counts, y), self._labelled_mean(pairs.bound, counts, y)
         loss = -self.shares.labelled * bound - self.alpha * log_q_own
         loss = loss + self.shares.labelled * beta * self._free(kl)
-        cost = self._mean(pairs.cost, num_labelled)
+        cost = self._labelled_mean(pairs.cost, counts, y)
         logged = {"bound_labelled": bound - (1 - beta) * cost, "log_q_labelled": log_q_own, "kl": kl.sum()}
         if x_unlabelled is not None:
             log_q = model.classify(f[m:, : model.config.r_dim], r)
@@ -185,13 +197,20 @@ class Objective(nn.Module):
         """Of points of this rank, so scaled that the mean over ranks is the mean over all `total` points."""
         return values.sum(0) * (self.ranks.world_size / total)
 
+    def _labelled_mean(self, values: Tensor, counts: Tensor, y: Tensor) -> Tensor:
+        """As `_mean`, of labelled points `[M, ...]`, each with the weight that its class has in J."""
+        weights = self.shares.weights(counts, y).to(values.dtype)
+        return self._mean(values * weights.view(-1, *[1] * (values.ndim - 1)), counts.sum())
+
     def _begin_support(self, f: Tensor, y: Tensor, num_unlabelled: int) -> Callable[[], Tensor]:
         """Begins to sum over the ranks what `_support` needs, `[K * E + K + 1]`."""
         sums, counts = class_sums(f, y, self.model.spec.num_classes)
         return self.ranks.begin(torch.cat([sums.flatten(), counts, counts.new_tensor([num_unlabelled])]))
 
     def _support(self, f: Tensor, y: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Codes of the classes `[K, E]` and of each labelled point `[M, E]`; points of all ranks, two scalars."""
+        """Codes of the classes `[K, E]` and of each labelled point `[M, E]`; of all ranks the labelled points of each
+        class `[K]`, and the unlabelled ones, a scalar.
+        """
         num_classes = self.model.spec.num_classes
         sums, counts, totals = torch.split(packed, [num_classes * f.shape[1], num_classes, 1])
         sums, counts, totals = sums.view(num_classes, -1), counts.detach(), totals.detach().squeeze(0)
@@ -202,7 +221,7 @@ class Objective(nn.Module):
                 own = codes[y]
         else:
             own = codes[y if self.model.num_codes > 1 else torch.zeros_like(y)]
-        return codes, own, counts.sum(), totals
+        return codes, own, counts, totals
 
     def _prior_of(self, y: Tensor) -> Tensor:
         return self.model.log_prior[y if self.model.num_codes > 1 else torch.zeros_like(y)]
@@ -219,10 +238,10 @@ class Objective(nn.Module):
         if self.config.extended.enabled:
             x = distort(x, self.model.spec, self.config.extended.augment, generator)
         f = self.model.embed_support(x)
-        codes, own, num_labelled, _ = self._support(f, y, self._begin_support(f, y, 0)())
+        codes, own, counts, _ = self._support(f, y, self._begin_support(f, y, 0)())
         r, r_own = self.model.mean_r(codes), self.model.mean_r(own)
         log_q = leave_one_out_log_q(self.model, f[:, : self.model.config.r_dim], y, r, r_own)
-        loss = -self._mean(log_q, num_labelled)
+        loss = -self._labelled_mean(log_q, counts, y)
         return loss, {"loss": loss.detach(), "log_q_labelled": -loss.detach()}
 
     def _without_bound(
@@ -232,10 +251,10 @@ class Objective(nn.Module):
         model, m = self.model, x_labelled.shape[0]
         f = model.embed_support(x_labelled if x_unlabelled is None else torch.cat([x_labelled, x_unlabelled]))
         packed = self._begin_support(f[:m], y, f.shape[0] - m)()
-        codes, own, num_labelled, num_unlabelled = self._support(f[:m], y, packed)
+        codes, own, counts, num_unlabelled = self._support(f[:m], y, packed)
         r, r_own = model.mean_r(codes), model.mean_r(own)
         log_q_own = leave_one_out_log_q(model, self._distorted(x_labelled, generator), y, r, r_own)
-        logged = {"log_q_labelled": self._mean(log_q_own, num_labelled)}
+        logged = {"log_q_labelled": self._labelled_mean(log_q_own, counts, y)}
         loss = -self.alpha * logged["log_q_labelled"]
         if x_unlabelled is not None:
             log_q = model.classify(f[m:, : model.config.r_dim], r)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, cast
 
@@ -670,6 +671,55 @@ class TestLoss:
         plain, _ = loss_of(objective_config(loss="cross_entropy"))
         extended, _ = loss_of(objective_config(loss="cross_entropy", extended=True))
         assert not torch.allclose(plain, extended)
+
+
+class TestUnbalancedLabels:
+    """A step has as many points of each class as of any other; J has the data's."""
+
+    SIZES = (7, 3, 2)
+
+    @pytest.mark.parametrize("loss", ["bound", "cross_entropy"])
+    def test_over_all_supports_the_mean_of_a_step_is_that_of_all_labelled_points(
+        self, monkeypatch: pytest.MonkeyPatch, loss: str
+    ) -> None:
+        # Codes that do not depend on the support, noise that does not depend on the draw: the mean is exact then.
+        same_noise(monkeypatch)
+        model = tiny_model(spread=2.0, **M2).double()
+        config = objective_config(loss=loss)
+        y = torch.repeat_interleave(torch.arange(3), torch.tensor(self.SIZES))
+        x = binary_points(len(y), model.spec).double()
+
+        def step(rows: list[int], shares: Shares) -> tuple[Tensor, dict[str, Tensor]]:
+            objective = Objective(model, config, shares, scale=30.0)
+            model.zero_grad()
+            value, logged = objective(x[rows], y[rows], None, seeded())
+            value.backward()
+            gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+            return gradient, {name: item.double() for name, item in logged.items()}
+
+        shares = Shares(len(y), 0, self.SIZES)
+        members = [torch.nonzero(y == c).flatten().tolist() for c in range(3)]
+        supports = [sum(parts, ()) for parts in itertools.product(*(itertools.combinations(c, 2) for c in members))]
+        steps = [step(list(support), shares) for support in supports]
+        gradient, logged = step(list(range(len(y))), shares)
+        torch.testing.assert_close(torch.stack([g for g, _ in steps]).mean(0), gradient, rtol=1e-12, atol=1e-12)
+        for name, value in logged.items():
+            mean = torch.stack([found[name] for _, found in steps]).mean()
+            torch.testing.assert_close(mean, value, rtol=1e-12, atol=1e-12)
+        # Counting each class alike is another objective.
+        alike = torch.stack([step(list(support), Shares(len(y), 0))[0] for support in supports]).mean(0)
+        assert not torch.allclose(alike, gradient, rtol=0.01)
+
+    def test_balanced_classes_weigh_one_to_the_last_bit(self) -> None:
+        y = torch.arange(3).repeat(5)
+        for each in (5, 33, 5500, 1_000_000):
+            assert torch.equal(Shares(3 * each, 0, (each,) * 3).weights(torch.full((3,), 5.0), y), torch.ones(15))
+
+    def test_a_class_counts_as_much_as_it_has_labels(self) -> None:
+        counts, y = torch.tensor([4.0, 4.0, 2.0]), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
+        weights = Shares(100, 900, (90, 8, 2)).weights(counts, y)
+        sums = torch.zeros(3).index_add(0, y, weights) / len(y)
+        torch.testing.assert_close(sums, torch.tensor([0.9, 0.08, 0.02]))
 
 
 class TestKlWeight:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from pipeline.results.verdict import verdict
+from tests.helpers.project import REPOSITORY
 from tests.helpers.whole import run_stages, tiny_params
 
 pytestmark = pytest.mark.slow
@@ -147,6 +149,9 @@ def test_stages_on_any_data_that_shard_accepts_finish_and_say_what_is_not_measur
     assert all(any(name in line and reason in line for line in told) for name, reason in left_out.items())
     for part in missing:
         assert any(part in name for name in left_out), (part, left_out)
+    # Anything else there would be a change of the next stage's dependency, in a clone or after the next run.
+    named = re.findall(r"results/evaluate/([^\s,\]/]+)", (REPOSITORY / "dvc.yaml").read_text())
+    assert {path.name for path in (results / "evaluate").iterdir()} <= set(named)
     card = (results / "report" / "model_card.md").read_text()
     assert ("not measured: " in card) == bool(left_out)
     assert "nan" not in card.split("## Numbers")[1].split("## Loading")[0].lower().split()

@@ -41,7 +41,7 @@ from tests.helpers.tiny import (
     tiny_model,
 )
 
-SHARES = Shares(num_labelled=3, num_unlabelled=17)
+SHARES = Shares(num_labelled=30, num_unlabelled=170, by_class=(22, 6, 2))
 WIDE: dict[str, Any] = {"encoder": "wide_residual", "channels": (4, 6)}
 
 
