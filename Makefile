@@ -18,7 +18,7 @@ results: env
 
 # How fast, beside what else there is; an hour on 2 cores that have nothing else to do. SMALL=--small: minutes, no file.
 bench: env-dev
-	@for name in sharding reading step training evaluating scale sweep changes; do python benchmarks/$$name.py $(SMALL) || exit 1; done
+	@for name in sharding reading step training evaluating scale sweep changes estimator; do python benchmarks/$$name.py $(SMALL) || exit 1; done
 	@test ! -e results/evaluate/gallery.safetensors || python benchmarks/page.py $(SMALL)
 
 # Two processes, each with one thread; the tests of a file share one, for what they build together.
