@@ -71,7 +71,7 @@ def main() -> None:
     small = parser.parse_args().small
     found = [errors(seed, 100 if small else 2000) for seed in range(1 if small else 3)]
     means = {name: statistics.mean(run[name] for run in found) for name in found[0]}
-    spread = {} if small else {"sd": round(statistics.stdev(run["error"] for run in found), 2)}
+    spread: dict[str, Any] = {} if small else {"sd": round(statistics.stdev(run["error"] for run in found), 2)}
     n, ours = len(found), round(means["error"], 2)
     rows: list[Row] = []
     for name in ("1-NN", "logistic regression"):
