@@ -52,6 +52,10 @@ class Artifact:
     loss: Loss = "bound"
     """Other than `bound`: a model whose v and decoder are not trained."""
 
+    val_bounds: tuple[float, ...] = ()
+    """U(x) of the validation data at its quantiles 0, 1, ..., 100 %, nats; empty where it is not known. A new example
+    whose bound is below all of them is unlike anything that was seen."""
+
     def tensors(self) -> dict[str, Tensor]:
         """Weights and class representations by their names in the file.
 
@@ -76,6 +80,7 @@ class _Config(BaseModel):
     preprocessing: Preprocessing
     prune: float = Field(ge=0, lt=1)
     loss: Loss
+    val_bounds: tuple[float, ...] = ()
     weights_sha256: str
     provenance: dict[str, Any]
 
@@ -96,6 +101,7 @@ def save_artifact(folder: Path, artifact: Artifact) -> None:
         preprocessing=artifact.preprocessing,
         prune=artifact.prune,
         loss=artifact.loss,
+        val_bounds=artifact.val_bounds,
         weights_sha256=_sha256(folder / _WEIGHTS),
         provenance=artifact.provenance,
     )
@@ -143,6 +149,7 @@ def load_artifact(folder: Path, device: torch.device | str = "cpu") -> Artifact:
         preprocessing=config.preprocessing,
         prune=config.prune,
         loss=config.loss,
+        val_bounds=config.val_bounds,
     )
 
 

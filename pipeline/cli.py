@@ -259,9 +259,10 @@ def apply(
 def embed(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model, as results/train/model.")],
     source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="Images, texts, a .npy or .ts file, or a folder of shards.")
+        Path,
+        typer.Argument(metavar="INPUT", help="Images, a table of them, texts, vectors, tars, .npy, .ts, shards."),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write, .csv or .parquet.")],
     resize: Annotated[bool, typer.Option("--resize", help="Scale images of another size to the model's.")] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 500,
     device: Annotated[Literal["cpu", "cuda"], typer.Option("--device")] = "cpu",
@@ -269,7 +270,7 @@ def embed(
         Literal["skip", "fatal"], typer.Option("--faults", help="Leave a damaged example out, or end there.")
     ] = "skip",
 ) -> None:
-    """Apply a trained model to new files: class, r, v and bound of each, as Parquet.
+    """Apply a trained model to new files: class, r, v and bound of each, as Parquet or CSV.
 
     Raw series, texts and vectors are taken as the model's own were; shards of other words or scales are refused."""
     with user_errors():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 
 from ie_model.inference import encode
@@ -15,12 +16,13 @@ from ie_model.networks import to_float
 from pipeline.commands.embed_inputs import Inputs, open_inputs
 from pipeline.data.example import Example
 from pipeline.errors import DataError, FaultError
-from pipeline.evaluation.latents import latent_table, latent_writer, metadata, schema
+from pipeline.evaluation.latents import latent_table, metadata, new_writer, read_first, schema
 from pipeline.evaluation.load_model import read_model
 from pipeline.utils.files import sha256_file
 from pipeline.utils.progress import Log, Meter
 
 _NAMED = 10
+_FORMS = (".parquet", ".csv")
 
 
 def embed(
@@ -37,9 +39,11 @@ def embed(
     """Writes a latents file (see docs/latents.md) of new examples; returns how many.
 
     Args:
-        source: an image, a text or a folder of them (searched deeply); a `.npy` array `[N, *shape]` of uint8 images,
-            int32 counts or raw float series; a `.ts` file of raw series; a table of vectors; or a
-            folder of shards with its manifest, whose words or standardisation must be the model's own.
+        out: Parquet, with everything; or `.csv`, without vectors.
+        source: an image, a text or a folder of them (searched deeply); a table with paths of images; tars of images;
+            a `.npy` array `[N, *shape]` of uint8 images, int32 counts or raw float series; a `.ts` file of raw series;
+            a table of vectors; or a folder of shards with its manifest, whose words or standardisation must be the
+            model's own.
         resize: scale images of another size until they cover the model's, and take their middle; without it they are
             refused.
         faults: `skip` leaves a damaged example out, names it and counts it; `fatal` ends.
@@ -47,6 +51,8 @@ def embed(
     Raises:
         DataError: the model or an input is missing, damaged or does not fit; the message names the file.
     """
+    if out.suffix.lower() not in _FORMS:
+        raise DataError(f"--out is {out}; allowed: a name that ends in {' or '.join(_FORMS)}")
     artifact = read_model(model, device)
     inputs = open_inputs(source, artifact, resize)
     if not inputs.total:
@@ -55,24 +61,31 @@ def embed(
         log(f"embed: {inputs.about}")
     if artifact.loss != "bound":
         log(f"embed: loss {artifact.loss!r}: v, bound and squared_error are of networks that were not trained")
+    val_bounds = artifact.val_bounds if artifact.loss == "bound" else ()
     generator = torch.Generator().manual_seed(0)
     meter, done = Meter("embed", inputs.total, "examples"), 0
     data_hash = sha256_file(source) if source.is_file() else str(source)
     left_out: list[str] = []
     examples = _sound(inputs, faults, left_out, log)
     columns = schema(artifact, metadata(artifact, data_hash))
-    with latent_writer(out, columns) as writer:
+    unusual = 0
+    with new_writer(out, columns) as write:
         while group := list(islice(examples, batch_size)):
             x = to_float(torch.from_numpy(np.stack([e.x for e in group])).to(device))
             y = np.array([-1 if e.y is None else e.y for e in group], dtype=np.int64)
             encoded = encode(artifact, x, artifact.prune, generator)
-            writer.write_table(latent_table(columns, [e.key for e in group], "new", y, None, encoded))
+            rows = latent_table(columns, [e.key for e in group], "new", y, None, encoded)
+            first = read_first(rows, val_bounds)
+            unusual += pc.sum(pc.equal(first["val_below_pct"], 0)).as_py() or 0
+            write(rows, first)
             done += len(group)
             meter.update(done + len(left_out))
         meter.close()
         if not done:
             raise DataError(f"{source}: none of {inputs.total} examples can be used; the first: {left_out[0]}")
     log(f"embed: {done} examples -> {out}" + (f"; {len(left_out)} left out" if left_out else ""))
+    if unusual:
+        log(f"embed: the bound of {unusual} is below that of every example of val: unlike anything that was seen")
     return done
 
 

@@ -1,4 +1,6 @@
-"""What `ie embed` takes: images, arrays, series, texts, vectors or shards, as examples that a model was made for."""
+"""What `ie embed` takes, as examples that a model was made for: images and tables of them, arrays, series, texts,
+vectors, shards, and tars of others.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,18 @@ from ie_model.artifact import Artifact
 from ie_model.spec import DataSpec
 from pipeline.data.example import Example, Values
 from pipeline.data.loading.points import InShards
+from pipeline.data.loading.shard_store import Store
+from pipeline.data.sharding.external_tar_list import find_tars
+from pipeline.data.sharding.external_tar_samples import read_tar
+from pipeline.data.sharding.remote_file import StoreFile
 from pipeline.data.shards.dataset import ShardedDataset
 from pipeline.data.shards.manifest import MANIFEST
 from pipeline.data.shards.reading import ONCE
-from pipeline.data.shards.sample_codec import check_example, padded
+from pipeline.data.shards.sample_codec import check_example, decode_values, padded
 from pipeline.data.sources.bag_of_words import count_words
 from pipeline.data.sources.encodings import decode_text
 from pipeline.data.sources.labels import stripped
+from pipeline.data.sources.rows import place, read_rows
 from pipeline.data.sources.ts_format import read_labels, read_ts, standardised
 from pipeline.data.sources.vector_files import ARRAY, TABLES, read_vectors
 from pipeline.data.sources.vectors import standardised as standardise_vector
@@ -34,6 +41,7 @@ Item = Example | FaultError
 _AT_ONCE = 256
 _MOST_BYTES = 1_000_000_000
 _TEXT = (".txt",)
+_TAR = (".tar",)
 _RAW_SERIES = "raw series, standardised by the model's own means and deviations"
 # Each tar is read once, in its order, wherever it is.
 _READING = ONCE.model_copy(update={"faults": "skip"})
@@ -66,6 +74,10 @@ def open_inputs(source: Path, artifact: Artifact, resize: bool) -> Inputs:
     if source.is_dir() and (source / MANIFEST).is_file():
         return _from_shards(source, artifact)
     suffix = source.suffix.lower()
+    if spec.kind == "image" and suffix in TABLES and suffix != ".npz" and source.is_file():
+        return _from_table(source, spec, resize)
+    if spec.kind == "image" and (suffix in _TAR or _holds_tars(source)):
+        return _from_tars(source, spec)
     if spec.kind == "image" and (source.is_dir() or suffix in SUFFIXES):
         return _from_files(source, SUFFIXES, "image", lambda file: _image(file, spec, resize))
     if spec.kind == "counts" and (source.is_dir() or suffix in _TEXT):
@@ -79,7 +91,8 @@ def open_inputs(source: Path, artifact: Artifact, resize: bool) -> Inputs:
     if spec.kind == "series" and suffix == ".ts":
         return _from_ts(source, artifact)
     allowed = {
-        "image": f"an image ({', '.join(SUFFIXES)}), a folder of images",
+        "image": f"an image ({', '.join(SUFFIXES)}), a folder of images, a table with their paths (.csv, .tsv, "
+        ".parquet), a .tar of them or a folder of such",
         "series": "a .ts file",
         "counts": "a text (.txt), a folder of texts",
         "vector": f"a table of vectors ({', '.join(TABLES)})",
@@ -107,6 +120,61 @@ def _from_files(source: Path, suffixes: tuple[str, ...], what: str, read: Callab
                 yield error
 
     return Inputs(len(files), items())
+
+
+def _from_table(source: Path, spec: DataSpec, resize: bool) -> Inputs:
+    """Pictures that a table names by `path`; labels are known where they are the model's classes."""
+    index = {name: i for i, name in enumerate(spec.classes)}
+    rows = list(read_rows(source))
+
+    def items() -> Iterator[Item]:
+        for number, row in rows:
+            file = source.parent / row["path"]
+            try:
+                if not row["path"] or Path(row["path"]).is_absolute() or ".." in file.parts:
+                    raise FaultError(f"path is {row['path']!r}; it must be relative to the table and stay beside it")
+                if not file.is_file():
+                    raise FaultError(f"no such file: {file}")
+                _check_file(file)
+                key = stripped(row["key"]) or row["path"]
+                yield Example(key, _image(file, spec, resize), index.get(stripped(row["label"])))
+            except FaultError as error:
+                yield FaultError(f"{place(source, number)}: {error}")
+
+    return Inputs(len(rows), items())
+
+
+def _holds_tars(source: Path) -> bool:
+    """Whether a folder holds tars, and no picture beside them."""
+    if not source.is_dir():
+        return False
+    found = {file.suffix.lower() for file in source.rglob("*") if file.is_file()}
+    return ".tar" in found and not found & set(SUFFIXES)
+
+
+def _from_tars(source: Path, spec: DataSpec) -> Inputs:
+    """Webdataset tars of others, their pictures scaled as `shard` does; labels are indices of the model's classes."""
+    folder = source if source.is_dir() else source.parent
+    store = Store(str(folder))
+    paths = find_tars(store)[0] if source.is_dir() else [source.name]
+    contents = {path: read_tar(StoreFile(store, path), store.where(path), spec) for path in paths}
+
+    def items() -> Iterator[Item]:
+        for path, content in contents.items():
+            where = store.where(path)
+            with (folder / path).open("rb") as file:
+                for sample in content.samples:
+                    if sample.wrong or sample.picture is None:
+                        yield FaultError(f"{where}: key {sample.key}: {sample.wrong}")
+                        continue
+                    file.seek(sample.picture[0])
+                    x = decode_values(file.read(sample.picture[1]), where, spec, "picture")
+                    yield Example(sample.key, x, sample.label)
+            if content.broken:
+                yield FaultError(f"{where}: {content.broken}")
+
+    total = sum(len(content.samples) + bool(content.broken) for content in contents.values())
+    return Inputs(total, items(), "tars of pictures, scaled and cropped to the model's size")
 
 
 def _check_file(file: Path) -> None:

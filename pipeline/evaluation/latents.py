@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
 
@@ -99,6 +100,61 @@ def latent_table(
         for field in columns
     ]
     return pa.Table.from_arrays(arrays, schema=columns)
+
+
+_READ_FIRST = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("prediction", pa.string(), nullable=False),
+        pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("val_below_pct", pa.float32()),
+        pa.field("label", pa.string()),
+        pa.field("bound_nats", pa.float32(), nullable=False),
+        pa.field("squared_error", pa.float32(), nullable=False),
+    ]
+)
+
+
+def read_first(rows: pa.Table, val_bounds: Sequence[float]) -> pa.Table:
+    """What one reads first of a latents table: the class, its probability, and how usual the example is. No vectors.
+
+    Args:
+        val_bounds: see `ie_model.artifact.Artifact`; empty: `val_below_pct` is null.
+    """
+    probabilities = rows["probabilities"].combine_chunks()
+    best = probabilities.flatten().to_numpy().reshape(len(rows), -1).max(1)
+    below: Any = [None] * len(rows)
+    if val_bounds:
+        below = 100 * np.searchsorted(np.array(val_bounds), rows["bound_nats"].to_numpy(), side="right")
+        below = below / len(val_bounds)
+    added = {"confidence": pa.array(best, pa.float32()), "val_below_pct": pa.array(below, pa.float32())}
+    return pa.table([added[name] if name in added else rows[name] for name in _READ_FIRST.names], schema=_READ_FIRST)
+
+
+def new_schema(columns: pa.Schema) -> pa.Schema:
+    """Columns of a file of new examples: those of `read_first`, then the others of `schema`."""
+    others = [field for field in columns if field.name not in _READ_FIRST.names]
+    return pa.schema([*_READ_FIRST, *others], metadata=columns.metadata)
+
+
+@contextlib.contextmanager
+def new_writer(path: Path, columns: pa.Schema) -> Iterator[Callable[[pa.Table, pa.Table], None]]:
+    """Takes latents and their `read_first`, of which a `.csv` has the second alone.
+
+    The file appears when the block ends without an error.
+    """
+    if path.suffix.lower() == ".csv":
+        with atomic_file(path) as part, pyarrow.csv.CSVWriter(part, _READ_FIRST) as text:
+            yield lambda rows, first: text.write_table(first)
+        return
+    whole = new_schema(columns)
+    with latent_writer(path, whole) as writer:
+
+        def write(rows: pa.Table, first: pa.Table) -> None:
+            both = [first[f.name] if f.name in first.column_names else rows[f.name] for f in whole]
+            writer.write_table(pa.table(both, schema=whole))
+
+        yield write
 
 
 def file_of(rows: pa.Table) -> bytes:

@@ -69,6 +69,7 @@ class Trainer:
         self.state = Progress(job.fingerprint)
         self._counted = self._saved = self._asked = time.monotonic()
         self._is_noticed = False
+        self._val_bounds: tuple[float, ...] = ()
 
     @property
     def published(self) -> EquiVAE:
@@ -210,6 +211,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.job.seed)
         # points, wrong, -log q, bound, points of the exact sum, exact less pruned sum
         sums = torch.zeros(6, dtype=torch.float64, device=device)
+        bounds = torch.zeros(len(self.data.val_y), dtype=torch.float64, device=device)
         for i, begin in enumerate(range(0, len(positions), size)):
             rows = positions[begin : begin + size]
             batch = to_float(self.data.val.take(rows).to(device))
@@ -221,16 +223,20 @@ class Trainer:
                 sums[2] -= log_q.gather(1, labels.unsqueeze(1)).sum()
             if self.has_bound:
                 features = model.features(batch)
-                sums[3] += unlabelled_bound(model, batch, features, r, log_q, prune, generator).bound.sum()
+                bound = unlabelled_bound(model, batch, features, r, log_q, prune, generator).bound
+                bounds[torch.from_numpy(rows).to(device)] = bound.double()
+                sums[3] += bound.sum()
                 if i == 0 and prune > 0:  # the exact sum costs K decoder passes a point: one batch is enough
                     sums[4] += len(batch)
                     sums[5] += prune_error(model, batch, features, r, log_q, prune, generator).sum()
-        points, wrong, surprise, bound, exact_points, difference = self.session.all_reduce(sums).tolist()
+        points, wrong, surprise, total_bound, exact_points, difference = self.session.all_reduce(sums).tolist()
         metrics: dict[str, float] = {}
         if model.num_codes > 1:
             metrics |= {"val_error": 100 * wrong / points, "val_nll": surprise / points}
         if self.has_bound:
-            metrics |= {"val_bound": bound / points, "val_prune_error": difference / max(1.0, exact_points)}
+            if self.state.epoch + 1 == self.job.epochs:
+                self._val_bounds = _percentiles(self.session.all_reduce(bounds))
+            metrics |= {"val_bound": total_bound / points, "val_prune_error": difference / max(1.0, exact_points)}
         return metrics
 
     def _representations(self) -> tuple[Tensor, Tensor]:
@@ -274,12 +280,20 @@ class Trainer:
             preprocessing=self.data.preprocessing,
             prune=self.job.objective.prune,
             loss=self.job.objective.loss,
+            val_bounds=self._val_bounds,
         )
         try:
             artifact.tensors()
         except ValueError as error:
             raise TrainingError(f"the model of epoch {self.state.epoch} cannot be used: {error}") from error
         return artifact
+
+
+def _percentiles(values: Tensor) -> tuple[float, ...]:
+    """At 0, 1, ..., 100 %, each one of the values."""
+    order = values.sort().values
+    places = torch.linspace(0, len(order) - 1, 101).round().long()
+    return tuple(order[places.to(order.device)].tolist())
 
 
 @contextlib.contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ie_model.artifact import load_artifact, save_artifact
 from ie_model.spec import DataSpec, Preprocessing
 from pipeline.commands.embed import embed
 from pipeline.data.shards.manifest import read_manifest
@@ -300,3 +304,88 @@ def test_embed_of_a_vector_with_a_missing_value_leaves_the_row_out_by_name(tmp_p
     found, lines = run(model, tmp_path / "new.csv", tmp_path / "out.parquet")
     assert found["key"] == ["00000000"]
     assert any("new.csv: row 2: feature 'b' is missing" in line for line in lines)
+
+
+def test_embed_into_csv_has_class_confidence_and_how_usual_an_example_is(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    bounds = np.linspace(-40.0, -1.0, 101)
+    artifact = replace(load_artifact(model_of(tmp_path / "plain", SPEC)), val_bounds=tuple(bounds.tolist()))
+    model.mkdir()
+    save_artifact(model, artifact)
+    for i in range(4):
+        picture(tmp_path / f"new/{i}.png", 60 * i, (5, 4))
+    lines: list[str] = []
+    arguments: dict[str, Any] = {"resize": False, "batch_size": 3, "device": "cpu"}
+    embed(model, tmp_path / "new", tmp_path / "out.csv", lines.append, **arguments)
+    embed(model, tmp_path / "new", tmp_path / "out.parquet", lines.append, **arguments)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    whole = pq.read_table(tmp_path / "out.parquet")
+    first = ["key", "prediction", "confidence", "val_below_pct", "label", "bound_nats", "squared_error"]
+    assert list(rows[0]) == first == whole.column_names[:7]
+    assert [row["key"] for row in rows] == ["0.png", "1.png", "2.png", "3.png"]
+    for row, other in zip(rows, whole.to_pylist(), strict=True):
+        assert row["prediction"] == other["prediction"]
+        assert float(row["confidence"]) == pytest.approx(max(other["probabilities"]), rel=1e-6)
+        below = 100 * np.mean(bounds <= other["bound_nats"])
+        assert float(row["val_below_pct"]) == pytest.approx(below, rel=1e-5) == pytest.approx(other["val_below_pct"])
+    unusual = sum(float(row["val_below_pct"]) == 0 for row in rows)
+    told = [f"bound of {unusual} is below" in line for line in lines if "unlike" in line]
+    assert told == [True, True] if unusual else not told
+
+
+def test_embed_by_a_model_that_does_not_know_vals_bounds_leaves_the_column_empty(tmp_path: Path) -> None:
+    picture(tmp_path / "new/0.png", 60, (5, 4))
+    found, lines = run(model_of(tmp_path / "model", SPEC), tmp_path / "new", tmp_path / "out.parquet")
+    assert found["val_below_pct"] == [None]
+    assert not [line for line in lines if "unlike" in line]
+
+
+def test_embed_into_a_file_of_another_form_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "new/0.png", 60, (5, 4))
+    with pytest.raises(DataError, match=r"--out is .*out\.tsv; allowed: a name that ends in \.parquet or \.csv"):
+        run(model_of(tmp_path / "model", SPEC), tmp_path / "new", tmp_path / "out.tsv")
+
+
+def test_embed_of_a_table_of_pictures_takes_its_labels_and_names_a_row_that_cannot_be(tmp_path: Path) -> None:
+    for i in range(3):
+        picture(tmp_path / f"new/{i}.png", 60 * i, (5, 4))
+    label = SPEC.classes[1]
+    table = tmp_path / "new" / "table.csv"
+    table.write_text(f"path,label\n0.png,{label}\n1.png,\n../2.png,\n7.png,\n2.png,other\n")
+    model = model_of(tmp_path / "model", SPEC)
+    found, lines = run(model, table, tmp_path / "out.parquet")
+    assert found["key"] == ["0.png", "1.png", "2.png"]
+    assert found["label"] == [label, None, None]
+    assert [line for line in lines if "line 4: path is '../2.png'; it must be relative" in line]
+    assert [line for line in lines if "line 5: no such file" in line]
+    of_folder, _ = run(model, tmp_path / "new", tmp_path / "folder.parquet")
+    assert of_folder["r"] == found["r"]
+
+
+def test_embed_of_tars_gives_what_the_pictures_in_them_give(tmp_path: Path) -> None:
+    for i in range(3):
+        picture(tmp_path / f"new/{i}.png", 60 * i, (5, 4))
+    for part, names in enumerate((["0", "1"], ["2"])):
+        (tmp_path / "tars").mkdir(exist_ok=True)
+        with tarfile.open(tmp_path / f"tars/{part}.tar", "w") as tar:
+            for name in names:
+                tar.add(tmp_path / f"new/{name}.png", f"{name}.png")
+                (tmp_path / "label").write_text("1" if name == "0" else "77")
+                if name != "1":
+                    tar.add(tmp_path / "label", f"{name}.cls")
+    model = model_of(tmp_path / "model", SPEC)
+    pictures, _ = run(model, tmp_path / "new", tmp_path / "folder.parquet")
+    found, lines = run(model, tmp_path / "tars", tmp_path / "out.parquet")
+    assert found["key"] == ["0", "1"]
+    assert found["label"] == [SPEC.classes[1], None]
+    assert found["r"] == pictures["r"][:2]
+    assert [line for line in lines if "1.tar: key 2: class '77'; allowed: 0 to" in line]
+    alone, _ = run(model, tmp_path / "tars/0.tar", tmp_path / "one.parquet")
+    assert alone["r"] == found["r"]
+    with tarfile.open(tmp_path / "tars/0.tar") as tar:
+        middle = tar.getmember("1.png").offset_data + 10
+    (tmp_path / "tars/0.tar").write_bytes((tmp_path / "tars/0.tar").read_bytes()[:middle])
+    # More of the sample before may be lost: none is left.
+    with pytest.raises(DataError, match=r"0\.tar: truncated, member '1\.png' has 10 of"):
+        run(model, tmp_path / "tars/0.tar", tmp_path / "cut.parquet")

@@ -285,6 +285,14 @@ def test_a_supervised_run_takes_the_steps_it_was_given_and_reports_no_bound(
     assert set(trainer.state.history[-1]) == {"epoch", "loss", "log_q_labelled", "val_error", "val_nll"}
 
 
+def test_a_bounds_run_keeps_the_percentiles_of_vals_bounds(extended: tuple[Trainer, Path]) -> None:
+    trainer = extended[0]
+    bounds = trainer.artifact().val_bounds
+    assert len(bounds) == 101
+    assert list(bounds) == sorted(bounds)
+    assert bounds[0] < trainer.state.history[-1]["val_bound"] < bounds[-1]
+
+
 def test_an_extended_run_publishes_averaged_weights(extended: tuple[Trainer, Path]) -> None:
     trainer, _ = extended
     assert trainer.published is trainer.fit.averaged
