@@ -208,6 +208,34 @@ class TestPruning:
         assert torch.equal(actual.num_alive, alive.sum(1))
         torch.testing.assert_close(actual.dropped_mass, (q * ~alive).sum(1))
 
+    @pytest.mark.parametrize("seed", range(4))
+    def test_the_gradient_that_pruning_loses_is_the_one_that_the_method_states(self, seed: int) -> None:
+        spec = spec_of("image", num_classes=4)
+        model, x = with_prior(ignoring_noise(tiny_model(spec))).double(), examples(3, spec, seed).double()
+        r, log_q, features = codes_of(model), log_q_of(3, 4, seed), model.features(x)
+        alive = alive_classes(log_q, 0.2)
+        assert not alive.all()
+        # The logits of the dropped classes, all raised together.
+        raised = torch.zeros(3, 1, dtype=F64, requires_grad=True)
+        moved = (log_q + raised * ~alive).log_softmax(1)
+        exact = unlabelled_bound(model, x, features, r, moved, 0.0, seeded()).bound
+        found = torch.autograd.grad(exact.sum(), raised, retain_graph=True)[0].squeeze(1)
+        kept = unlabelled_bound(model, x, features, r, log_q, 0.2, seeded())
+        rest = log_q.masked_fill(alive, -torch.inf).log_softmax(1)
+        for b in range(3):
+            d = kept.dropped_mass[b]
+            if d == 0:
+                continue
+            dropped = enumerated_bound(model, x[b : b + 1], r, rest[b : b + 1], torch.zeros(1, 4, 2))[0]
+            stated = d * (1 - d) * (dropped - kept.bound[b] + ((1 - d) / d).log())
+            torch.testing.assert_close(found[b], stated, rtol=1e-9, atol=1e-12)
+        pruned = unlabelled_bound(model, x, features, r, moved, 0.2, seeded()).bound
+        lost = torch.autograd.grad(pruned.sum(), raised)[0]
+        torch.testing.assert_close(lost, torch.zeros_like(lost), rtol=0, atol=1e-12)
+
+    def test_the_stated_example_of_a_lost_gradient_is_right(self) -> None:
+        assert 0.009 * 0.991 * (30 + math.log(0.991 / 0.009)) == pytest.approx(0.31, abs=0.001)
+
     @given(
         seed=st.integers(0, 10_000),
         kind=st.sampled_from(KINDS),
