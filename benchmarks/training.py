@@ -41,7 +41,7 @@ import torch
 from ie_model.inference import representations
 from ie_model.model import EquiVAE
 from ie_model.networks import to_float
-from ie_model.bounds import unlabelled_bound
+from ie_model.bounds import marginal_elbo
 from ie_model.objective import Objective, Shares
 from ie_model.pruning import prune_error
 from pipeline.training.build_job import make_job
@@ -93,7 +93,7 @@ for epoch in range(job.epochs):
             log_q = model.classify(model.embed(seen), r)
             wrong = (log_q.argmax(1) != torch.from_numpy(val.y)[rows]).sum()
             features = model.features(seen)
-            bound = unlabelled_bound(model, seen, features, r, log_q, job.objective.prune, generator).bound
+            bound = marginal_elbo(model, seen, features, r, log_q, job.objective.prune, generator).bound
             if rows[0] == 0:
                 prune_error(model, seen, features, r, log_q, job.objective.prune, generator)
 print(json.dumps({"seconds": time.monotonic() - started, "steps": steps * job.epochs}))

@@ -93,7 +93,7 @@ def random_vector(x: Tensor, config: AugmentConfig, generator: torch.Generator) 
     return (x + config.noise * noisy * noise_like(x, generator)) * kept
 
 
-def distort(x: Tensor, spec: DataSpec, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+def augment(x: Tensor, spec: DataSpec, config: AugmentConfig, generator: torch.Generator) -> Tensor:
     """The random distortion for a kind of data, one for each example of x `[B, *spec.shape]`."""
     if spec.kind == "image":
         return random_affine(x, config, generator)

@@ -17,7 +17,7 @@ from ie_model.model import EquiVAE, noise_like
 
 
 @dataclass(frozen=True)
-class PairBound:
+class Elbo:
     """L(x, y) of P pairs of an x and a class's representation, one sample of v each."""
 
     bound: Tensor
@@ -31,7 +31,7 @@ class PairBound:
 
 
 @dataclass(frozen=True)
-class ClassSum:
+class MarginalElbo:
     """U(x) and what it took."""
 
     bound: Tensor
@@ -50,7 +50,7 @@ class ClassSum:
     """q(y|x) of the classes that did not, `[B]`; 0 for the exact sum."""
 
 
-def labelled_bound(
+def elbo(
     model: EquiVAE,
     x: Tensor,
     features: Tensor,
@@ -58,7 +58,7 @@ def labelled_bound(
     log_prior: Tensor,
     generator: torch.Generator,
     beta: float = 1.0,
-) -> PairBound:
+) -> Elbo:
     """L(x, y) of pairs.
 
     Args:
@@ -74,7 +74,7 @@ def labelled_bound(
     kl = normal_kl(mean, log_var)
     v = mean + (0.5 * log_var).exp() * noise_like(mean, generator)
     cost = kl.sum(-1) + kl_r
-    return PairBound(model.log_prob(x, r, v) - beta * cost + log_prior, kl, cost)
+    return Elbo(model.log_prob(x, r, v) - beta * cost + log_prior, kl, cost)
 
 
 def alive_classes(log_q: Tensor, prune: float) -> Tensor:
@@ -83,7 +83,7 @@ def alive_classes(log_q: Tensor, prune: float) -> Tensor:
     return alive.scatter(1, log_q.argmax(1, keepdim=True), True)
 
 
-def unlabelled_bound(
+def marginal_elbo(
     model: EquiVAE,
     x: Tensor,
     features: Tensor,
@@ -92,7 +92,7 @@ def unlabelled_bound(
     prune: float,
     generator: torch.Generator,
     beta: float = 1.0,
-) -> ClassSum:
+) -> MarginalElbo:
     """U(x) with q(y|x) restricted to its live classes and renormalised.
 
     Renormalising keeps U a lower bound on log p(x), whatever is dropped. Against the exact sum it is off by
@@ -108,11 +108,11 @@ def unlabelled_bound(
         alive = alive_classes(log_q, prune)
         dropped = torch.where(alive, 0.0, log_q.exp()).sum(1)
     row, cls = alive.nonzero(as_tuple=True)
-    pairs = labelled_bound(model, x[row], features[row], codes[cls], model.log_prior[cls], generator, beta)
+    pairs = elbo(model, x[row], features[row], codes[cls], model.log_prior[cls], generator, beta)
     log_q = log_q.masked_fill(~alive, -torch.inf).log_softmax(1)
     log_q_pairs = log_q[row, cls]
     q_pairs = log_q_pairs.exp()
     bound = q_pairs.new_zeros(x.shape[0]).index_add(0, row, q_pairs * (pairs.bound - log_q_pairs))
     kl = q_pairs.new_zeros(x.shape[0], pairs.kl.shape[1]).index_add(0, row, q_pairs.unsqueeze(1) * pairs.kl)
     cost = q_pairs.new_zeros(x.shape[0]).index_add(0, row, q_pairs * pairs.cost)
-    return ClassSum(bound, kl, cost, alive.sum(1), dropped)
+    return MarginalElbo(bound, kl, cost, alive.sum(1), dropped)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ie_model.artifact import Artifact
-from ie_model.bounds import alive_classes, unlabelled_bound
+from ie_model.bounds import alive_classes, marginal_elbo
 from ie_model.likelihoods import normal_kl, normal_log_prob
 from ie_model.model import EquiVAE, class_means, class_sums, noise_like, squared_distances
 from ie_model.networks import to_float
@@ -174,7 +174,7 @@ def encode(
     log_q = model.classify(f, r)
     r_predicted = r[log_q.argmax(1) if condition is None else condition]
     mean, log_var = model.posterior(features, r_predicted)
-    bound = unlabelled_bound(model, x, features, r, log_q, prune, generator).bound
+    bound = marginal_elbo(model, x, features, r, log_q, prune, generator).bound
     reconstruction = model.reconstruct(r_predicted, mean, x)
     error = squared_error(x, reconstruction)
     return Encoded(f, log_q, mean, log_var, normal_kl(mean, log_var), bound, reconstruction, error)

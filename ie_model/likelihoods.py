@@ -26,7 +26,7 @@ class Likelihood(nn.Module, ABC):
         """E[x | r, v], the shape of `out`; x gives what the family takes as known (a text's or a series' length)."""
 
     @abstractmethod
-    def ceiling(self, x: Tensor) -> Tensor:
+    def max_log_prob(self, x: Tensor) -> Tensor:
         """The largest log p(x | r, v) that any decoder's output can give, `[B]`; bounds what pruning leaves out."""
 
     @abstractmethod
@@ -47,7 +47,7 @@ class Bernoulli(Likelihood):
     def mean(self, out: Tensor, x: Tensor | None = None) -> Tensor:
         return torch.sigmoid(out)
 
-    def ceiling(self, x: Tensor) -> Tensor:
+    def max_log_prob(self, x: Tensor) -> Tensor:
         return -(_entropy_term(x) + _entropy_term(1 - x)).flatten(1).sum(1)
 
     def uninformed(self, x: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class DiscretizedLogistic(Likelihood):
     def mean(self, out: Tensor, x: Tensor | None = None) -> Tensor:
         return torch.sigmoid(out)
 
-    def ceiling(self, x: Tensor) -> Tensor:
+    def max_log_prob(self, x: Tensor) -> Tensor:
         # The best mean is x itself; a level at either end of the range has a whole tail to itself.
         half = 0.5 / 255
         reach = half / self.log_scale.clamp(min=-7.0).exp()
@@ -111,7 +111,7 @@ class Gaussian(Likelihood):
         """The mean, and NaN where x is: a series as long as x, with its gaps."""
         return out if x is None else out.masked_fill(x.isnan(), torch.nan)
 
-    def ceiling(self, x: Tensor) -> Tensor:
+    def max_log_prob(self, x: Tensor) -> Tensor:
         return (-0.5 * LOG_2PI - self._log_scale()).mul(~x.isnan()).flatten(1).sum(1)
 
     def uninformed(self, x: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class Multinomial(Likelihood):
         proportions = out.softmax(-1)
         return proportions if x is None else proportions * x.sum(-1, keepdim=True)
 
-    def ceiling(self, x: Tensor) -> Tensor:
+    def max_log_prob(self, x: Tensor) -> Tensor:
         share = x / x.sum(-1, keepdim=True).clamp(min=1)
         return self._log_orders(x) + torch.xlogy(x, share).sum(-1)
 

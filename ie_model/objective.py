@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ie_model.augment import distort
-from ie_model.bounds import labelled_bound, unlabelled_bound
+from ie_model.augment import augment
+from ie_model.bounds import elbo, marginal_elbo
 from ie_model.config import ObjectiveConfig
 from ie_model.model import EquiVAE, class_means, class_sums, leave_one_out_means, squared_distances
 from ie_model.pruning import prune_gap
@@ -164,7 +164,7 @@ class Objective(nn.Module):
         features = model.features(x)
         codes, codes_own, counts, num_unlabelled = self._support(f[:m], y, finish())
 
-        pairs = labelled_bound(model, x_labelled, features[:m], codes_own, self._prior_of(y), generator, beta)
+        pairs = elbo(model, x_labelled, features[:m], codes_own, self._prior_of(y), generator, beta)
         r, r_own = model.mean_r(codes), model.mean_r(codes_own)
         f_query = f[:m, : model.config.r_dim]
         if config.extended.enabled and model.config.classifier != "none":
@@ -177,11 +177,11 @@ class Objective(nn.Module):
         logged = {"bound_labelled": bound - (1 - beta) * cost, "log_q_labelled": log_q_own, "kl": kl.sum()}
         if x_unlabelled is not None:
             log_q = model.classify(f[m:, : model.config.r_dim], r)
-            u = unlabelled_bound(model, x_unlabelled, features[m:], codes, log_q, config.prune, generator, beta)
+            u = marginal_elbo(model, x_unlabelled, features[m:], codes, log_q, config.prune, generator, beta)
             kl, bound = self._mean(u.kl, num_unlabelled), self._mean(u.bound, num_unlabelled)
             loss = loss + self.shares.unlabelled * (beta * self._free(kl) - bound)
             whole = (u.bound - (1 - beta) * u.cost).detach()
-            gap = prune_gap(whole, u.dropped_mass, model.likelihood.ceiling(x_unlabelled).detach())
+            gap = prune_gap(whole, u.dropped_mass, model.likelihood.max_log_prob(x_unlabelled).detach())
             logged |= {
                 "bound_unlabelled": self._mean(whole, num_unlabelled),
                 "classes_alive": self._mean(u.num_alive.float(), num_unlabelled),
@@ -236,7 +236,7 @@ class Objective(nn.Module):
 
     def _cross_entropy(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         if self.config.extended.enabled:
-            x = distort(x, self.model.spec, self.config.extended.augment, generator)
+            x = augment(x, self.model.spec, self.config.extended.augment, generator)
         f = self.model.embed_support(x)
         codes, own, counts, _ = self._support(f, y, self._begin_support(f, y, 0)())
         r, r_own = self.model.mean_r(codes), self.model.mean_r(own)
@@ -264,7 +264,7 @@ class Objective(nn.Module):
 
     def _distorted(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """f_inv of a random distortion of each x, `[B, R]`."""
-        return self.model.embed(distort(x, self.model.spec, self.config.extended.augment, generator))
+        return self.model.embed(augment(x, self.model.spec, self.config.extended.augment, generator))
 
     def _consistency(
         self, x: Tensor, log_q: Tensor, r: Tensor, total: Tensor, generator: torch.Generator

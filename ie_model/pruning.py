@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ie_model.bounds import alive_classes, labelled_bound
+from ie_model.bounds import alive_classes, elbo
 from ie_model.model import EquiVAE
 
 
@@ -19,10 +19,10 @@ def prune_error(
     prune: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Exact less pruned class sum, from the same samples of v, nats, `[B]`. Arguments as in `unlabelled_bound`."""
+    """Exact less pruned class sum, from the same samples of v, nats, `[B]`. Arguments as in `marginal_elbo`."""
     num_codes = codes.shape[0]
     row, cls = torch.ones_like(log_q, dtype=torch.bool).nonzero(as_tuple=True)
-    pairs = labelled_bound(model, x[row], features[row], codes[cls], model.log_prior[cls], generator)
+    pairs = elbo(model, x[row], features[row], codes[cls], model.log_prior[cls], generator)
     bounds = pairs.bound.view(-1, num_codes)
     kept = log_q.masked_fill(~alive_classes(log_q, prune), -torch.inf).log_softmax(1)
     return _weighted(log_q, bounds) - _weighted(kept, bounds)
@@ -41,7 +41,7 @@ def prune_gap(bound: Tensor, dropped_mass: Tensor, ceiling: Tensor) -> Tensor:
     sum can also lie below: then the pruned one is the better bound on log p(x).
 
     Args:
-        bound: U_kept `[B]`; dropped_mass: d `[B]`; ceiling: `Likelihood.ceiling(x)` `[B]`.
+        bound: U_kept `[B]`; dropped_mass: d `[B]`; ceiling: `Likelihood.max_log_prob(x)` `[B]`.
     """
     d = dropped_mass.clamp(0.0, 1.0)
     entropy = -torch.xlogy(d, d) - torch.xlogy(1 - d, 1 - d)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ie_model.artifact import Artifact, save_artifact
-from ie_model.bounds import unlabelled_bound
+from ie_model.bounds import marginal_elbo
 from ie_model.fit import Fit, Schedule
 from ie_model.inference import streamed_representations
 from ie_model.model import EquiVAE
@@ -223,7 +223,7 @@ class Trainer:
                 sums[2] -= log_q.gather(1, labels.unsqueeze(1)).sum()
             if self.has_bound:
                 features = model.features(batch)
-                bound = unlabelled_bound(model, batch, features, r, log_q, prune, generator).bound
+                bound = marginal_elbo(model, batch, features, r, log_q, prune, generator).bound
                 bounds[torch.from_numpy(rows).to(device)] = bound.double()
                 sums[3] += bound.sum()
                 if i == 0 and prune > 0:  # the exact sum costs K decoder passes a point: one batch is enough

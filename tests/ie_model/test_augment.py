@@ -13,7 +13,7 @@ from torch import Tensor
 from ie_model.augment import (
     affine,
     affine_matrices,
-    distort,
+    augment,
     random_affine,
     random_counts,
     random_series,
@@ -321,7 +321,7 @@ def test_the_kind_of_data_names_the_distortion(kind: Kind) -> None:
     x = points(5, spec_of(kind))
     others = {"series": random_series, "counts": random_counts, "vector": random_vector}
     named = others.get(kind, random_affine)
-    distorted = distort(x, spec_of(kind), MOVING, seeded(2))
+    distorted = augment(x, spec_of(kind), MOVING, seeded(2))
     torch.testing.assert_close(distorted, named(x, MOVING, seeded(2)), equal_nan=True, rtol=0, atol=0)
     assert not torch.allclose(distorted, x, equal_nan=True)
 
@@ -329,13 +329,13 @@ def test_the_kind_of_data_names_the_distortion(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_examples_at_all_are_distorted_to_none(kind: Kind) -> None:
     x = points(1, spec_of(kind))[:0]
-    assert distort(x, spec_of(kind), MOVING, seeded()).shape == x.shape
+    assert augment(x, spec_of(kind), MOVING, seeded()).shape == x.shape
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_seed_gives_one_distortion_of_any_kind_and_another_seed_another(kind: Kind) -> None:
     x = points(8, spec_of(kind, shape={"image": (1, 9, 9), "series": (2, 30), "counts": (40,), "vector": (20,)}[kind]))
-    first, again, other = (distort(x, spec_of(kind), MOVING, seeded(seed)).nan_to_num() for seed in (3, 3, 4))
+    first, again, other = (augment(x, spec_of(kind), MOVING, seeded(seed)).nan_to_num() for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
 
@@ -344,5 +344,5 @@ def test_a_seed_gives_one_distortion_of_any_kind_and_another_seed_another(kind: 
 def test_what_is_distorted_keeps_its_own_values(kind: Kind) -> None:
     x = points(5, spec_of(kind))
     before = x.clone()
-    distort(x, spec_of(kind), MOVING, seeded())
+    augment(x, spec_of(kind), MOVING, seeded())
     torch.testing.assert_close(x, before, equal_nan=True, rtol=0, atol=0)

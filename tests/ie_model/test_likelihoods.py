@@ -296,7 +296,7 @@ def test_unknown_values_do_not_count_in_the_gaussian_whatever_the_decoder_says_t
     actual = family.log_prob(x.masked_fill(~known, NAN), out.masked_fill(~known, fill))
     assert actual.item() == pytest.approx(float(expected), abs=1e-9)
     best = log_prob_of(Normal(x[0][known], scales[known]), x[0][known]).sum()
-    assert family.ceiling(x.masked_fill(~known, NAN)).item() == pytest.approx(float(best), abs=1e-9)
+    assert family.max_log_prob(x.masked_fill(~known, NAN)).item() == pytest.approx(float(best), abs=1e-9)
 
 
 def test_unknown_values_leave_the_gradient_finite_and_give_none_to_the_outputs_there() -> None:
@@ -367,7 +367,7 @@ def test_an_empty_text_is_certain_and_gives_no_gradient() -> None:
     x, out = torch.zeros(2, 3), torch.randn(2, 3, generator=seeded()).requires_grad_()
     log_prob = Multinomial().log_prob(x, out)
     backward(log_prob.sum())
-    assert log_prob.tolist() == [0, 0] and Multinomial().ceiling(x).tolist() == [0, 0]
+    assert log_prob.tolist() == [0, 0] and Multinomial().max_log_prob(x).tolist() == [0, 0]
     assert out.grad is not None and out.grad.abs().max() == 0
     assert Multinomial().mean(out, x).abs().max() == 0
 
@@ -393,26 +393,28 @@ def test_no_output_lifts_the_log_probability_over_the_ceiling(seed: int, spread:
         near = x.nan_to_num()  # a bad bound shows itself close to the best output
         for centre in (torch.zeros_like(x), near, near.clamp(1e-3, 0.999).logit(), near.clamp(min=1e-3).log()):
             out = centre + spread * torch.randn(x.shape, generator=generator, dtype=torch.float64)
-            slack = family.ceiling(x) - family.log_prob(x, out)
+            slack = family.max_log_prob(x) - family.log_prob(x, out)
             assert slack.shape == (6,) and slack.min().item() >= -1e-9, type(family).__name__
 
 
 def test_the_best_output_reaches_the_ceiling() -> None:
     grey = torch.rand(4, 1, 3, 2, generator=seeded(), dtype=torch.float64)
-    torch.testing.assert_close(Bernoulli().log_prob(grey, grey.logit()), Bernoulli().ceiling(grey))
+    torch.testing.assert_close(Bernoulli().log_prob(grey, grey.logit()), Bernoulli().max_log_prob(grey))
     binary = grey.round()
-    torch.testing.assert_close(Bernoulli().log_prob(binary, 100 * binary - 50), Bernoulli().ceiling(binary))
+    torch.testing.assert_close(Bernoulli().log_prob(binary, 100 * binary - 50), Bernoulli().max_log_prob(binary))
     # The means 0 and 1 are limits of a logistic's; every level in between is its own best mean.
     levels, outs = LEVELS.reshape(256, 1, 1, 1), LEVELS.clamp(1e-9, 1 - 1e-9).logit().reshape(256, 1, 1, 1)
     for log_scale in (-9.0, -5.0, -2.3, 1.0):
         dl = logistic(log_scale)
-        torch.testing.assert_close(dl.log_prob(levels, outs), dl.ceiling(levels), rtol=0, atol=1e-5)
+        torch.testing.assert_close(dl.log_prob(levels, outs), dl.max_log_prob(levels), rtol=0, atol=1e-5)
     series = torch.randn(4, 2, 5, generator=seeded(), dtype=torch.float64)
     series[0, :, 2:] = NAN
     family = gaussian(-1.0, 0.5)
-    torch.testing.assert_close(family.log_prob(series, series.nan_to_num()), family.ceiling(series))
+    torch.testing.assert_close(family.log_prob(series, series.nan_to_num()), family.max_log_prob(series))
     counts = torch.tensor([[3.0, 0.0, 1.0], [0.0, 0.0, 2.0]], dtype=torch.float64)
-    torch.testing.assert_close(Multinomial().log_prob(counts, (counts + 1e-30).log()), Multinomial().ceiling(counts))
+    torch.testing.assert_close(
+        Multinomial().log_prob(counts, (counts + 1e-30).log()), Multinomial().max_log_prob(counts)
+    )
 
 
 @pytest.mark.parametrize(

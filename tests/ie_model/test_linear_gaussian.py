@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from ie_model.artifact import Artifact
-from ie_model.bounds import PairBound, labelled_bound, unlabelled_bound
+from ie_model.bounds import Elbo, elbo, marginal_elbo
 from ie_model.inference import class_bounds, importance_weighted_bound
 from ie_model.model import EquiVAE
 from ie_model.objective import Objective, Shares
@@ -120,9 +120,9 @@ def series(x: Tensor) -> Tensor:
 CODES = torch.eye(K, dtype=F64)
 
 
-def bounds(model: EquiVAE, x: Tensor, y: Tensor, seed: int = 0) -> PairBound:
+def bounds(model: EquiVAE, x: Tensor, y: Tensor, seed: int = 0) -> Elbo:
     x = series(x)
-    return labelled_bound(model, x, model.features(x), CODES[y], model.log_prior[y], seeded(seed))
+    return elbo(model, x, model.features(x), CODES[y], model.log_prior[y], seeded(seed))
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ class TestExactPosterior:
         for off in (0.0, 8.0):
             log_q = (joint + off * torch.tensor([1.0, -1.0, 0.5], dtype=F64)).log_softmax(1)
             copies = log_q.repeat_interleave(2 * V, 0)
-            u = unlabelled_bound(model, repeated, model.features(repeated), CODES, copies, 0.0, seeded())
+            u = marginal_elbo(model, repeated, model.features(repeated), CODES, copies, 0.0, seeded())
             # KL(q(y|x) || p(y|x)) is what another q(y|x) costs.
             gap = (log_q.exp() * (log_q - joint.log_softmax(1))).sum(1)
             torch.testing.assert_close(u.bound.detach().view(-1, 2 * V).mean(1), joint.logsumexp(1) - gap)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ie_model.bounds import unlabelled_bound
+from ie_model.bounds import marginal_elbo
 from ie_model.config import ModelConfig
 from ie_model.model import EquiVAE
 from ie_model.networks import (
@@ -52,7 +52,7 @@ def bounds(model: EquiVAE, x: Tensor) -> Tensor:
     log_q = model.classify(model.embed(x), codes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ie_model.bounds.noise_like", lambda like, generator: torch.zeros_like(like))
-        return unlabelled_bound(model, x, features, codes, log_q, 0.0, seeded()).bound.detach()
+        return marginal_elbo(model, x, features, codes, log_q, 0.0, seeded()).bound.detach()
 
 
 # Shapes.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from ie_model.bounds import PairBound, alive_classes, labelled_bound, unlabelled_bound
+from ie_model.bounds import Elbo, alive_classes, elbo, marginal_elbo
 from ie_model.config import ObjectiveConfig
 from ie_model.likelihoods import normal_kl
 from ie_model.model import EquiVAE, class_means, class_sums, leave_one_out_means, noise_like
@@ -133,7 +133,7 @@ class TestBounds:
         model = with_prior(tiny_model(spec_of(kind)))
         x, y = examples(6, model.spec), each_class(3, 2)
         r = codes_of(model)[y]
-        pairs = labelled_bound(model, x, model.features(x), r, model.log_prior[y], seeded(7))
+        pairs = elbo(model, x, model.features(x), r, model.log_prior[y], seeded(7))
         noise = torch.randn(6, 2, generator=seeded(7))
         expected = [pair_bound(model, x[i], r[i], noise[i], model.log_prior[y[i]]) for i in range(6)]
         torch.testing.assert_close(pairs.bound, torch.stack(expected))
@@ -145,7 +145,7 @@ class TestBounds:
         model = with_prior(tiny_model(spec_of(kind, num_classes=4), classifier=classifier))
         x, r = examples(7, model.spec), codes_of(model)
         log_q = model.classify(model.embed(x), r)
-        actual = unlabelled_bound(model, x, model.features(x), r, log_q, 0.0, seeded(3))
+        actual = marginal_elbo(model, x, model.features(x), r, log_q, 0.0, seeded(3))
         noise = torch.randn(7 * 4, 2, generator=seeded(3)).reshape(7, 4, 2)
         torch.testing.assert_close(actual.bound, enumerated_bound(model, x, r, log_q, noise))
         assert actual.num_alive.tolist() == [4] * 7
@@ -155,7 +155,7 @@ class TestBounds:
     def test_the_kl_of_the_class_sum_is_that_of_the_live_classes_weighed_by_q(self, prune: float) -> None:
         model = tiny_model().double()
         x, r, log_q = examples(5, model.spec).double(), codes_of(model), log_q_of(5, 3, 1)
-        actual = unlabelled_bound(model, x, model.features(x), r, log_q, prune, seeded())
+        actual = marginal_elbo(model, x, model.features(x), r, log_q, prune, seeded())
         q = log_q.exp() * alive_classes(log_q, prune)
         q = q / q.sum(1, keepdim=True)
         expected = torch.zeros(5, 2, dtype=F64)
@@ -169,7 +169,7 @@ class TestBounds:
     def test_the_class_sum_is_below_log_p_of_x_whatever_is_pruned(self, seed: int, kind: Kind, prune: float) -> None:
         model = with_prior(ignoring_noise(tiny_model(spec_of(kind, num_classes=4), seed=seed)), seed).double()
         x, r = examples(5, model.spec, seed).double(), codes_of(model)
-        bound = unlabelled_bound(model, x, model.features(x), r, log_q_of(5, 4, seed), prune, seeded()).bound
+        bound = marginal_elbo(model, x, model.features(x), r, log_q_of(5, 4, seed), prune, seeded()).bound
         assert bool((bound <= log_evidence(model, x, r) + 1e-9).all())
 
     @pytest.mark.parametrize("kind", KINDS)
@@ -181,7 +181,7 @@ class TestBounds:
         x, r = examples(5, model.spec).double(), codes_of(model)
         scores = [log_evidence_of_class(model, x, r, c) for c in range(3)]
         log_q = torch.stack(scores, dim=1).log_softmax(1)
-        bound = unlabelled_bound(model, x, model.features(x), r, log_q, 0.0, seeded()).bound
+        bound = marginal_elbo(model, x, model.features(x), r, log_q, 0.0, seeded()).bound
         torch.testing.assert_close(bound.detach(), log_evidence(model, x, r))
 
 
@@ -198,7 +198,7 @@ class TestPruning:
         r = codes_of(model)
         q = torch.tensor([[0.9, 0.06, 0.04], [0.2, 0.5, 0.3], [0.04, 0.02, 0.94], [0.05, 0.9, 0.05], [0.4, 0.04, 0.56]])
         alive = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 1], [1, 1, 1], [1, 0, 1]]).bool()
-        actual = unlabelled_bound(model, x, model.features(x), r, q.log(), 0.0499, seeded(3))
+        actual = marginal_elbo(model, x, model.features(x), r, q.log(), 0.0499, seeded(3))
         noise = torch.zeros(5, 3, 2)
         noise[alive] = torch.randn(int(alive.sum()), 2, generator=seeded(3))
         kept = q * alive
@@ -218,9 +218,9 @@ class TestPruning:
         # The logits of the dropped classes, all raised together.
         raised = torch.zeros(3, 1, dtype=F64, requires_grad=True)
         moved = (log_q + raised * ~alive).log_softmax(1)
-        exact = unlabelled_bound(model, x, features, r, moved, 0.0, seeded()).bound
+        exact = marginal_elbo(model, x, features, r, moved, 0.0, seeded()).bound
         found = torch.autograd.grad(exact.sum(), raised, retain_graph=True)[0].squeeze(1)
-        kept = unlabelled_bound(model, x, features, r, log_q, 0.2, seeded())
+        kept = marginal_elbo(model, x, features, r, log_q, 0.2, seeded())
         rest = log_q.masked_fill(alive, -torch.inf).log_softmax(1)
         for b in range(3):
             d = kept.dropped_mass[b]
@@ -229,7 +229,7 @@ class TestPruning:
             dropped = enumerated_bound(model, x[b : b + 1], r, rest[b : b + 1], torch.zeros(1, 4, 2))[0]
             stated = d * (1 - d) * (dropped - kept.bound[b] + ((1 - d) / d).log())
             torch.testing.assert_close(found[b], stated, rtol=1e-9, atol=1e-12)
-        pruned = unlabelled_bound(model, x, features, r, moved, 0.2, seeded()).bound
+        pruned = marginal_elbo(model, x, features, r, moved, 0.2, seeded()).bound
         lost = torch.autograd.grad(pruned.sum(), raised)[0]
         torch.testing.assert_close(lost, torch.zeros_like(lost), rtol=0, atol=1e-12)
 
@@ -250,8 +250,8 @@ class TestPruning:
         model, x = with_prior(ignoring_noise(tiny_model(spec))).double(), examples(3, spec, seed).double()
         r, log_q = codes_of(model), log_q_of(3, num_classes, seed)
         features, noise = model.features(x), torch.zeros(3, num_classes, 2)
-        exact = unlabelled_bound(model, x, features, r, log_q, 0.0, seeded()).bound
-        pruned = unlabelled_bound(model, x, features, r, log_q, prune, seeded())
+        exact = marginal_elbo(model, x, features, r, log_q, 0.0, seeded()).bound
+        pruned = marginal_elbo(model, x, features, r, log_q, prune, seeded())
         alive = (log_q.exp() >= prune) | (log_q == log_q.max(1, keepdim=True).values)
         dropped = enumerated_bound(model, x, r, log_q.masked_fill(alive, -torch.inf).log_softmax(1), noise)
         d = pruned.dropped_mass
@@ -271,9 +271,9 @@ class TestPruning:
         model = with_prior(ignoring_noise(tiny_model(spec, seed=seed)), seed).double()
         x, r, log_q = examples(4, spec, seed).double(), codes_of(model), log_q_of(4, 4, seed)
         features = model.features(x)
-        exact = unlabelled_bound(model, x, features, r, log_q, 0.0, seeded()).bound
-        pruned = unlabelled_bound(model, x, features, r, log_q, prune, seeded())
-        gap = prune_gap(pruned.bound, pruned.dropped_mass, model.likelihood.ceiling(x))
+        exact = marginal_elbo(model, x, features, r, log_q, 0.0, seeded()).bound
+        pruned = marginal_elbo(model, x, features, r, log_q, prune, seeded())
+        gap = prune_gap(pruned.bound, pruned.dropped_mass, model.likelihood.max_log_prob(x))
         assert bool((exact <= pruned.bound + gap + 1e-9).all())
         assert bool((gap[pruned.num_alive == 4] == 0).all())
 
@@ -289,10 +289,10 @@ class TestPruning:
         best = {"image": 60 * (2 * x - 1), "series": x.nan_to_num(), "counts": (x + 1e-30).log(), "vector": x}[kind]
         decoder.out.bias.data.copy_(best.flatten())
         log_q = torch.tensor([[0.99, 0.01]], dtype=F64).log()
-        ceiling = model.likelihood.ceiling(x).detach()
+        ceiling = model.likelihood.max_log_prob(x).detach()
         with torch.no_grad():
-            exact = unlabelled_bound(model, x, model.features(x), codes_of(model), log_q, 0.0, seeded()).bound
-            pruned = unlabelled_bound(model, x, model.features(x), codes_of(model), log_q, 0.1, seeded())
+            exact = marginal_elbo(model, x, model.features(x), codes_of(model), log_q, 0.0, seeded()).bound
+            pruned = marginal_elbo(model, x, model.features(x), codes_of(model), log_q, 0.1, seeded())
         torch.testing.assert_close(pruned.bound, ceiling - math.log(2))
         entropy = -0.01 * math.log(0.01) - 0.99 * math.log(0.99)
         gap = prune_gap(pruned.bound, pruned.dropped_mass, ceiling)
@@ -334,14 +334,14 @@ class TestPruning:
         spec = tiny_spec(num_classes=num_classes)
         model, x = tiny_model(spec), points(4, spec)
         log_q = log_q_of(4, num_classes, seed, 2.0).float()
-        result = unlabelled_bound(model, x, model.features(x), codes_of(model), log_q, prune, seeded())
+        result = marginal_elbo(model, x, model.features(x), codes_of(model), log_q, prune, seeded())
         assert bool((result.dropped_mass <= num_classes * prune).all())
         assert bool((result.num_alive >= 1).all())
 
     def test_the_best_class_is_never_dropped(self) -> None:
         model, x = tiny_model(), binary_points(1)
         r, q = codes_of(model), torch.tensor([[0.3, 0.4, 0.3]])
-        result = unlabelled_bound(model, x, model.features(x), r, q.log(), 0.9, seeded(3))
+        result = marginal_elbo(model, x, model.features(x), r, q.log(), 0.9, seeded(3))
         alone = pair_bound(model, x[0], r[1], torch.randn(1, 2, generator=seeded(3))[0])
         assert result.num_alive.tolist() == [1]
         assert float(result.dropped_mass) == pytest.approx(0.6)
@@ -351,7 +351,7 @@ class TestPruning:
         model, x = tiny_model(), points(2)
         logits = torch.tensor([[50.0, 0.0, -50.0], [0.0, 1.0, 2.0]], requires_grad=True)
         r = codes_of(model)
-        backward(unlabelled_bound(model, x, model.features(x), r, logits.log_softmax(1), 0.2, seeded()).bound.sum())
+        backward(marginal_elbo(model, x, model.features(x), r, logits.log_softmax(1), 0.2, seeded()).bound.sum())
         assert logits.grad is not None
         assert bool(logits.grad.isfinite().all())
         assert logits.grad[1].abs().max() > 0
@@ -373,7 +373,7 @@ class TestGradients:
         r.requires_grad_()
 
         def bound(x: Tensor, r: Tensor) -> Tensor:
-            return labelled_bound(model, x, model.features(x), r, model.log_prior[:2], seeded(4)).bound
+            return elbo(model, x, model.features(x), r, model.log_prior[:2], seeded(4)).bound
 
         assert torch.autograd.gradcheck(bound, (x, r))
 
@@ -384,7 +384,7 @@ class TestGradients:
         logits = torch.tensor([[2.0, 1.5, -1.0], [0.1, 0.3, 0.2]], dtype=F64, requires_grad=True)
 
         def bound(r: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-            result = unlabelled_bound(model, x, model.features(x), r, logits.log_softmax(1), prune, seeded(4))
+            result = marginal_elbo(model, x, model.features(x), r, logits.log_softmax(1), prune, seeded(4))
             return result.bound, result.kl
 
         assert torch.autograd.gradcheck(bound, (r, logits))
@@ -442,11 +442,11 @@ class TestSupport:
     def codes(monkeypatch: pytest.MonkeyPatch, model: EquiVAE, x: Tensor, y: Tensor, **changes: Any) -> Tensor:
         met: list[Tensor] = []
 
-        def spy(model: EquiVAE, x: Tensor, features: Tensor, code: Tensor, *rest: Any) -> PairBound:
+        def spy(model: EquiVAE, x: Tensor, features: Tensor, code: Tensor, *rest: Any) -> Elbo:
             met.append(code.detach())
-            return labelled_bound(model, x, features, code, *rest)
+            return elbo(model, x, features, code, *rest)
 
-        monkeypatch.setattr("ie_model.objective.labelled_bound", spy)
+        monkeypatch.setattr("ie_model.objective.elbo", spy)
         Objective(model, objective_config(**changes), SHARES)(x, y, None, seeded())
         (code,) = met
         return code
@@ -586,13 +586,13 @@ class TestLoss:
         noise = torch.randn(3, 2, generator=generator)
         kl_r = normal_kl(code[:, :3], code[:, 3:]).sum(1)
         expected = torch.stack([pair_bound(model, x[i], r[i], noise[i]) for i in range(3)]) - kl_r
-        pairs = labelled_bound(model, x, model.features(x), code, model.log_prior, seeded(3))
+        pairs = elbo(model, x, model.features(x), code, model.log_prior, seeded(3))
         torch.testing.assert_close(pairs.bound, expected)
 
         one = x[:1].expand(3, -1, -1, -1)
-        pairs = labelled_bound(model, one, model.features(one), code, model.log_prior, seeded(3))
+        pairs = elbo(model, one, model.features(one), code, model.log_prior, seeded(3))
         log_q = torch.tensor([[0.5, 0.3, 0.2]]).log()
-        actual = unlabelled_bound(model, x[:1], model.features(x[:1]), code, log_q, 0.0, seeded(3))
+        actual = marginal_elbo(model, x[:1], model.features(x[:1]), code, log_q, 0.0, seeded(3))
         torch.testing.assert_close(actual.bound[0], (log_q.exp() * (pairs.bound - log_q)).sum())
 
     def test_shares_are_those_of_the_data_and_sum_to_one(self) -> None:
@@ -627,8 +627,8 @@ class TestLoss:
         _, logged = loss_of(objective_config(prune=0.3), model=model)
         x = binary_points(4, seed=1)
         r = means_of(model.embed(binary_points(9)), each_class(3, 3), 3)
-        u = unlabelled_bound(model, x, model.features(x), r, model.classify(model.embed(x), r), 0.3, seeded())
-        gap = prune_gap(u.bound, u.dropped_mass, model.likelihood.ceiling(x)).mean().detach()
+        u = marginal_elbo(model, x, model.features(x), r, model.classify(model.embed(x), r), 0.3, seeded())
+        gap = prune_gap(u.bound, u.dropped_mass, model.likelihood.max_log_prob(x)).mean().detach()
         torch.testing.assert_close(logged["prune_gap"], gap)
         torch.testing.assert_close(logged["dropped_mass"], u.dropped_mass.mean())
         torch.testing.assert_close(logged["classes_alive"], u.num_alive.float().mean())
@@ -756,7 +756,7 @@ class TestKlWeight:
         model = with_prior(tiny_model(spec_of(kind)))
         x, y = examples(6, model.spec), each_class(3, 2)
         r = codes_of(model)[y]
-        pairs = labelled_bound(model, x, model.features(x), r, model.log_prior[y], seeded(7), 0.0)
+        pairs = elbo(model, x, model.features(x), r, model.log_prior[y], seeded(7), 0.0)
         mean, log_var = model.posterior(model.features(x), r)
         v = mean + (log_var / 2).exp() * torch.randn(6, 2, generator=seeded(7))
         expected = torch.stack([log_likelihood(model, x[i], model.decode(r, v)[i]) for i in range(6)])
@@ -805,7 +805,7 @@ class TestFreeBits:
         r, features = class_means(sums, counts), model.features(x_unlabelled)
         kls[False] = normal_kl(*model.posterior(model.features(x), leave_one_out_means(f, y, sums, counts))).mean(0)
         log_q = model.classify(model.embed(x_unlabelled), r)
-        kls[True] = unlabelled_bound(model, x_unlabelled, features, r, log_q, 0.0, seeded()).kl.mean(0)
+        kls[True] = marginal_elbo(model, x_unlabelled, features, r, log_q, 0.0, seeded()).kl.mean(0)
         shares = Shares(0, 1) if unlabelled else Shares(1, 0)
         objective = Objective(model, objective_config(free_bits=free_bits), shares)
         backward(objective(x, y, x_unlabelled, seeded(), beta)[0])
