@@ -43,6 +43,9 @@ class Progress:
     sums: dict[str, list[float]] = field(default_factory=dict)
     """Of the epoch under way: what its steps logged, summed over them, one value a rank."""
 
+    val_bounds: list[float] = field(default_factory=list)
+    """After the last epoch: see `ie_model.artifact.Artifact`."""
+
 
 def save_checkpoint(
     folder: Path, progress: Progress, model: nn.Module, averaged: nn.Module | None, optimizer: torch.optim.Optimizer

@@ -69,7 +69,6 @@ class Trainer:
         self.state = Progress(job.fingerprint)
         self._counted = self._saved = self._asked = time.monotonic()
         self._is_noticed = False
-        self._val_bounds: tuple[float, ...] = ()
 
     @property
     def published(self) -> EquiVAE:
@@ -235,7 +234,7 @@ class Trainer:
             metrics |= {"val_error": 100 * wrong / points, "val_nll": surprise / points}
         if self.has_bound:
             if self.state.epoch + 1 == self.job.epochs:
-                self._val_bounds = _percentiles(self.session.all_reduce(bounds))
+                self.state.val_bounds = _percentiles(self.session.all_reduce(bounds))
             metrics |= {"val_bound": total_bound / points, "val_prune_error": difference / max(1.0, exact_points)}
         return metrics
 
@@ -280,7 +279,7 @@ class Trainer:
             preprocessing=self.data.preprocessing,
             prune=self.job.objective.prune,
             loss=self.job.objective.loss,
-            val_bounds=self._val_bounds,
+            val_bounds=tuple(self.state.val_bounds),
         )
         try:
             artifact.tensors()
@@ -289,11 +288,12 @@ class Trainer:
         return artifact
 
 
-def _percentiles(values: Tensor) -> tuple[float, ...]:
+def _percentiles(values: Tensor) -> list[float]:
     """At 0, 1, ..., 100 %, each one of the values."""
     order = values.sort().values
     places = torch.linspace(0, len(order) - 1, 101).round().long()
-    return tuple(order[places.to(order.device)].tolist())
+    percentiles: list[float] = order[places.to(order.device)].tolist()
+    return percentiles
 
 
 @contextlib.contextmanager

@@ -291,6 +291,10 @@ def test_a_bounds_run_keeps_the_percentiles_of_vals_bounds(extended: tuple[Train
     assert len(bounds) == 101
     assert list(bounds) == sorted(bounds)
     assert bounds[0] < trainer.state.history[-1]["val_bound"] < bounds[-1]
+    # A run that was killed after its last checkpoint has them too.
+    again = Trainer(trainer.job, TrialSession(extended[1], trainer.job))
+    again.run()
+    assert again.artifact().val_bounds == bounds
 
 
 def test_an_extended_run_publishes_averaged_weights(extended: tuple[Trainer, Path]) -> None:
