@@ -146,7 +146,10 @@ class EquiVAEClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):  # ty
         return self._collected(X, lambda artifact, x: inference.classify(artifact, x).exp())
 
     def transform(self, X: Any) -> Array:
-        """r and v side by side, `[N, R + V]`: f_inv(x), and the mean of q(v | r_y, x) of the predicted class y."""
+        """r and v side by side, `[N, R + V]`: f_inv(x), and the mean of q(v | r_y, x) of the predicted class y.
+
+        v means nothing where `objective.loss` is not `bound`: its networks are not trained then.
+        """
 
         def both(artifact: Artifact, x: Tensor) -> Tensor:
             return torch.cat([artifact.model.embed(x), inference.posterior_mean(artifact, x)], dim=1)
@@ -162,13 +165,22 @@ class EquiVAEClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):  # ty
         return np.array([f"{name}{i}" for name, size in sizes.items() for i in range(size)], dtype=object)
 
     def swap(self, X: Any) -> Array:
-        """Each row with its own v and the class of each of `classes_`, `[N, K, *row]` in the units of X."""
+        """Each row with its own v and the class of each of `classes_`, `[N, K, *row]` in the units of X.
+
+        Raises:
+            ValueError: the objective trains no decoder.
+        """
+        self._check_decoder()
         swapped = self._collected(X, inference.swap)
         return self._form.restored(torch.from_numpy(swapped))
 
     def sample(self, n_samples: int = 1) -> tuple[Array, Array]:
-        """New rows, `n_samples` of each class: X `[K * n_samples, *row]` in its units, and y."""
-        check_is_fitted(self, "artifact_")
+        """New rows, `n_samples` of each class: X `[K * n_samples, *row]` in its units, and y.
+
+        Raises:
+            ValueError: the objective trains no decoder, or n_samples is below 1.
+        """
+        self._check_decoder()
         if n_samples < 1:
             raise ValueError(f"n_samples must be at least 1, got {n_samples}")
         seed = check_random_state(self.random_state).randint(2**31 - 1)
@@ -351,6 +363,11 @@ class EquiVAEClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):  # ty
             }
         )
 
+    def _check_decoder(self) -> None:
+        check_is_fitted(self, "artifact_")
+        if self.artifact_.loss != "bound":
+            raise ValueError(f"objective.loss is {self.artifact_.loss!r}, which trains no decoder; allowed: bound")
+
     def _on(self) -> torch.device:
         return torch.device(self.device)
 
@@ -371,6 +388,8 @@ class EquiVAEClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):  # ty
         for name, config in (("model", ModelConfig), ("objective", ObjectiveConfig)):
             if not isinstance(getattr(self, name), config | None):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: a {config.__name__} or None")
+        if self.model is not None and self.model.class_code == "none":
+            raise ValueError("model.class_code is 'none', a plain VAE without classes; allowed: embedding, one_hot")
 
 
 def _is_unlabelled(y: Array, unlabelled: Any) -> npt.NDArray[np.bool_]:

@@ -29,7 +29,7 @@ def shard(params: Params, project: Path, log: Log) -> Path:
 
     With `storage.url` in an object store the tars are written there, and the folder holds manifest and indices. With
     RAY_ADDRESS the cluster's hosts write them, where these see the raw files. The same raw files and params give the
-    same bytes, whoever writes them. What an interrupted run has finished is kept and used when the same inputs are
+    same bytes on any number of hosts. What an interrupted run has finished is kept and used when the same inputs are
     given again; a hidden folder beside the result says what that is.
 
     Raises:

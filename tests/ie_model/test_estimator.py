@@ -318,6 +318,10 @@ class TestParameters:
             ({"learning_rate": 0.0}, "learning_rate is 0.0; allowed: above 0"),
             ({"warmup": 0.9}, "warmup is 0.9; allowed: 0 to 0.5"),
             ({"model": {"r_dim": 3}}, "model is .*; allowed: a ModelConfig or None"),
+            (
+                {"model": ModelConfig(class_code="none", classifier="none")},
+                "plain VAE without classes; allowed: embedding",
+            ),
         ],
     )
     def test_a_wrong_one_is_named_with_what_is_allowed(self, changes: Any, message: str) -> None:
@@ -330,6 +334,12 @@ class TestParameters:
 
 
 class TestUse:
+    def test_an_objective_without_a_decoder_has_nothing_to_swap_or_sample(self) -> None:
+        estimator = small(objective=ObjectiveConfig(loss="cross_entropy")).fit(*flowers())
+        for call in (estimator.sample, lambda: estimator.swap(flowers()[0])):
+            with pytest.raises(ValueError, match="loss is 'cross_entropy', which trains no decoder; allowed: bound"):
+                call()
+
     def test_ctrl_c_leaves_a_usable_model_and_says_after_how_many_steps(self, monkeypatch: pytest.MonkeyPatch) -> None:
         step, x = Fit.step, flowers()[0]
 

@@ -148,7 +148,7 @@ def _shards(folder: Path) -> Files:
         embed(model, shards, out, said.append, resize=False, batch_size=9, device="cpu", faults="fatal")
         return pq.read_table(out).to_pydict()
 
-    # Tars are read by way of the index: that of train, and those of the other splits, are as good as all.
+    # Tars are read through the index: those of train and of the other splits stand for all.
     described = [file for split in manifest.splits.values() for file in (split.index, split.keys)]
     paths = [shards / "manifest.json", *(shards / file.path for file in described)]
     paths += [shards / split.shards[0].path for split in manifest.splits.values()]

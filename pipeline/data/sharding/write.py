@@ -92,7 +92,7 @@ def pack(
 ) -> Manifest:
     """Writes tars, indices and manifest of `content` to `out`; see `shard`.
 
-    The same content and layout give the same bytes, whoever writes them.
+    The same content and layout give the same bytes, with any number of hosts and processes.
 
     Memory: one encoded sample and the rows of one tar in each writer; in this process the keys and
     places in tars of all examples, whatever the size of its values, beside what `content` takes.
