@@ -122,7 +122,13 @@ print(peak_mib())
 def few_points() -> Params:
     """Params of an evaluation whose work besides the export is little."""
     raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    raw["evaluate"] |= {"probe_points": 200, "style_points": 100, "swap_points": 100, "iw_points": 100}
+    raw["evaluate"] |= {
+        "probe_points": 200,
+        "leak_points": 200,
+        "style_points": 100,
+        "swap_points": 100,
+        "iw_points": 100,
+    }
     raw["evaluate"] |= {"oracle_steps": 1, "bound_samples": 1, "iw_samples": 1, "probe_seeds": [0]}
     raw["reader"] |= {"mode": "stream"}
     return parse_params(raw)

@@ -21,7 +21,7 @@ _SHOWN = (
     "test_error_generative_pct",
     "test_error_prototype_pct",
     "probe_class_from_r_linear_pct",
-    "probe_class_from_v_sampled_mlp_pct",
+    "probe_class_from_v_redrawn_mlp_pct",
     "r2_rotation_sin_from_v_mlp",
     "swap_oracle_pct",
     "bound_nats",

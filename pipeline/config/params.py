@@ -189,6 +189,9 @@ class EvaluateParams(_Section):
     probe_points: int = Field(ge=100)
     """Train points that the class probes are fitted on."""
 
+    leak_points: int = Field(ge=100)
+    """Train points, at most, that the probe fits whose v is drawn anew in each epoch."""
+
     probe_seeds: tuple[Seed, ...] = Field(min_length=1)
     """Seeds of the MLP probes: the mean over them is reported, and the deviation."""
 

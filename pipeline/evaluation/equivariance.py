@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ie_model.artifact import Artifact
@@ -34,6 +36,8 @@ _STEP = 15.0
 
 _CANDIDATES = 100
 Probe = Literal["linear", "mlp"]
+Pair = tuple[list[Array], list[Array]]
+_COMPONENTS = 40
 _MAPS = ("rotation", "shift", "scale", "shear")
 
 
@@ -49,6 +53,14 @@ class Codes:
 
     r: Array
     """r_y of the predicted class: what the decoder gets, `[N, R]`."""
+
+    v_log_var: Array
+    """Logarithm of the variance of that q, `[N, V]`."""
+
+    def draw(self, rng: np.random.Generator) -> Array:
+        """One v ~ q(v | r_y, x) of each image, `[N, V]`."""
+        noise = rng.standard_normal(self.v.shape, dtype=np.float32)
+        return np.asarray(self.v + np.exp(0.5 * self.v_log_var) * noise, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -81,20 +93,36 @@ def random_maps(kind: str, num: int, shape: tuple[int, ...], rng: np.random.Gene
     return Maps(matrices, (scale if kind == "scale" else shear)[:, None], (kind,))
 
 
-def encode_codes(artifact: Artifact, x: Tensor, batch_size: int, device: str, matrices: Tensor | None = None) -> Codes:
-    """Codes of stored images `[N, C, H, W]`, moved by `matrices` first where given."""
+def encode_codes(
+    artifact: Artifact,
+    x: Tensor,
+    batch_size: int,
+    device: str,
+    matrices: Tensor | None = None,
+    given: Array | None = None,
+) -> Codes:
+    """Codes of stored images `[N, C, H, W]`, moved by `matrices` first where given.
+
+    Args:
+        given: r to condition v on `[N, R]` in place of that of the predicted class.
+    """
     model, codes = artifact.model, artifact.class_representations
-    v, f, r = [], [], []
+    v, f, r, v_log_var = [], [], [], []
     with torch.no_grad():
         for i, batch in enumerate(in_batches(x, batch_size, device)):
             if matrices is not None:
                 batch = affine(batch, matrices[i * batch_size : i * batch_size + len(batch)].to(device))
             embedded = model.embed(batch)
-            own = codes[model.classify(embedded, codes).argmax(1)]
-            v.append(model.posterior(model.features(batch), own)[0].cpu())
+            if given is None:
+                own = codes[model.classify(embedded, codes).argmax(1)]
+            else:
+                own = torch.from_numpy(given[i * batch_size : i * batch_size + len(batch)]).to(device)
+            mean, log_var = model.posterior(model.features(batch), own)
+            v.append(mean.cpu())
+            v_log_var.append(log_var.cpu())
             f.append(embedded.cpu())
             r.append(own.cpu())
-    return Codes(*(torch.cat(part).numpy() for part in (v, f, r)))
+    return Codes(*(torch.cat(part).numpy() for part in (v, f, r, v_log_var)))
 
 
 def style(
@@ -121,24 +149,45 @@ def style(
         tell(f"evaluate: {kind} read from r and v, map {i} of {len(_MAPS)}")
         maps = [random_maps(kind, len(x), shape, rng) for x, _ in splits]
         moved = [encode_codes(artifact, x, size, device, m.matrices) for (x, _), m in zip(splits, maps, strict=True)]
-        rows += _readings(kind, still, moved, maps, [y for _, y in splits], settings, has_r=has_r)
+        pairs = {"v": ([c.v for c in still], [c.v for c in moved])}
+        if has_r:
+            pairs["f"] = [c.f for c in still], [c.f for c in moved]
+        if kind == "rotation":
+            pairs["v_sampled"] = [c.draw(rng) for c in still], [c.draw(rng) for c in moved]
+            pairs["pixels"] = _principal_components([x for x, _ in splits], maps, size, settings.seed)
+            if has_r:
+                pairs["r"] = [c.r for c in still], [c.r for c in moved]
+                same_r = [
+                    encode_codes(artifact, x, size, device, m.matrices, c.r).v
+                    for (x, _), m, c in zip(splits, maps, still, strict=True)
+                ]
+                pairs["v_same_r"] = [c.v for c in still], same_r
+        rows += _readings(kind, pairs, maps, [y for _, y in splits], settings)
         if kind == "rotation":
             rows += _invariance(splits[1][0], splits[1][1], still[1], moved[1], maps[1].matrices, size, has_r=has_r)
     tell("evaluate: linear action of a rotation on v")
     return rows + _linear_action(artifact, splits, still, settings, device)
 
 
+def _principal_components(x: list[Tensor], maps: list[Maps], batch_size: int, seed: int) -> Pair:
+    """The first components of train's pixels, of each image before and after its map."""
+    pixels = [torch.cat(list(in_batches(images, batch_size))) for images in x]
+    still = [images.flatten(1).numpy() for images in pixels]
+    moved = [affine(images, m.matrices).flatten(1).numpy() for images, m in zip(pixels, maps, strict=True)]
+    # One thread: the score must not depend on how many cores the machine has.
+    with threadpool_limits(limits=1):
+        fitted = PCA(min(_COMPONENTS, *still[0].shape), svd_solver="randomized", random_state=seed).fit(still[0])
+        return [fitted.transform(part) for part in still], [fitted.transform(part) for part in moved]
+
+
 def _readings(
-    kind: str,
-    still: list[Codes],
-    moved: list[Codes],
-    maps: list[Maps],
-    y: list[npt.NDArray[np.int64]],
-    settings: EvaluateParams,
-    *,
-    has_r: bool = True,
+    kind: str, pairs: dict[str, Pair], maps: list[Maps], y: list[npt.NDArray[np.int64]], settings: EvaluateParams
 ) -> list[Measure]:
-    """R^2 per output of reading g from [z(x), z(gx)]."""
+    """R^2 per output of reading g from [z(x), z(gx)].
+
+    Args:
+        pairs: z(x) and z(gx) by name, of train and test each.
+    """
     seed, outputs = settings.probe_seeds[0], maps[0].outputs
 
     def floor() -> list[Measure]:
@@ -147,18 +196,19 @@ def _readings(
 
     rows = as_far_as_defined([f"r2_{output}_constant" for output in outputs], floor)
 
-    def read(name: str, z: str, fit: npt.NDArray[np.bool_], score: npt.NDArray[np.bool_]) -> None:
+    def read(name: str, pair: Pair, fit: npt.NDArray[np.bool_], score: npt.NDArray[np.bool_]) -> None:
+        still, moved = pair
         probes: tuple[Probe, ...] = ("linear", "mlp") if name == "v" else ("mlp",)
         for probe in probes:
             names = [f"r2_{output}_from_{name}_{probe}" for output in outputs]
 
             def regression(probe: Probe = probe, names: list[str] = names) -> list[Measure]:
                 r2 = equivariance.style_regression(
-                    getattr(still[0], z)[fit],
-                    getattr(moved[0], z)[fit],
+                    still[0][fit],
+                    moved[0][fit],
                     maps[0].g[fit],
-                    getattr(still[1], z)[score],
-                    getattr(moved[1], z)[score],
+                    still[1][score],
+                    moved[1][score],
                     maps[1].g[score],
                     probe,
                     seed,
@@ -168,17 +218,14 @@ def _readings(
             rows.extend(as_far_as_defined(names, regression))
 
     everything = [np.ones(len(labels), dtype=bool) for labels in y]
-    read("v", "v", everything[0], everything[1])
-    if has_r:
-        read("f", "f", everything[0], everything[1])
+    for name, pair in pairs.items():
+        read(name, pair, everything[0], everything[1])
     if kind == "rotation":
-        if has_r:
-            read("r", "r", everything[0], everything[1])
         num_classes = int(max(labels.max() for labels in y)) + 1
         seen = max(1, math.ceil(0.8 * num_classes))
         fit, score = y[0] < seen, y[1] >= seen
         if fit.any() and score.any():
-            read("v_unseen_classes", "v", fit, score)
+            read("v_unseen_classes", pairs["v"], fit, score)
         else:
             reason = (
                 f"no fifth of {num_classes} classes can be left out"

@@ -31,6 +31,7 @@ from pipeline.config.params import EvaluateParams
 from pipeline.data.loading.in_memory import SplitData
 from pipeline.data.loading.splits import Split
 from pipeline.evaluation.equivariance import style, swap_measures
+from pipeline.evaluation.leakage import leak_measures
 from pipeline.evaluation.sample import TEST_POINTS, sampled
 from pipeline.evaluation.totals import Totals, count, merged
 from pipeline.results.metrics_table import Array, Measure, as_far_as_defined, checked
@@ -147,6 +148,7 @@ def measure_model(
         )
         wrong = fit_wrong, test_wrong
     rows += class_probes(fit_encoded, encoded, wrong, settings, has_r=has_classes, tell=tell)
+    rows += leak_measures(artifact, train, test, settings, device, tell)
     rows += style(artifact, fit, test, settings, device, tell)
     if has_classes:
         tell("evaluate: class swaps")

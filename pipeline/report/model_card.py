@@ -106,11 +106,11 @@ def limits(inputs: Inputs) -> Iterator[str]:
 
     if (carried := style(values)).level in ("dead", "weak"):
         yield f"{carried.text[:1].upper()}{carried.text[1:]}. That no class is read from it proves nothing."
-    sampled, means = "probe_class_from_v_sampled_mlp_pct", "probe_class_from_v_active_means_mlp_pct"
+    sampled, means = "probe_class_from_v_redrawn_mlp_pct", "probe_class_from_v_active_means_mlp_pct"
     if sampled in values and means in values:
         yield (
-            f"Class that v still carries: an MLP reads it from sampled v in {shown(sampled)} of the test points, from "
-            f"the means of its active units in {shown(means)}; chance is {chance}."
+            f"Class that v still carries: an MLP reads it from v, drawn from q(v|r,x), in {shown(sampled)} of the test "
+            f"points, from the means of its active units in {shown(means)}; chance is {chance}."
         )
     from_f, from_r = "r2_rotation_sin_from_f_mlp", "r2_rotation_sin_from_r_mlp"
     if from_f in values and from_r in values:

@@ -103,7 +103,7 @@ def _class_from_r(values: dict[str, float], chance: float, others: dict[str, Pai
 
 
 def _class_from_v(values: dict[str, float], chance: float, others: dict[str, Pairs]) -> Iterator[Tile]:
-    name, control = "probe_class_from_v_sampled_mlp_pct", "probe_class_from_v_shuffled_linear_pct"
+    name, control = "probe_class_from_v_redrawn_mlp_pct", "probe_class_from_v_shuffled_linear_pct"
     if (value := values.get(name)) is None:
         return
     level: Level
@@ -149,6 +149,7 @@ def _kept(values: dict[str, float]) -> Iterator[Tile]:
 
 def _rotation(values: dict[str, float]) -> Iterator[Tile]:
     name, of_r, constant = "r2_rotation_sin_from_v_mlp", "r2_rotation_sin_from_r_mlp", "r2_rotation_sin_constant"
+    pixels = "r2_rotation_sin_from_pixels_mlp"
     if (value := values.get(name)) is None:
         return
     level: Level
@@ -166,7 +167,9 @@ def _rotation(values: dict[str, float]) -> Iterator[Tile]:
         level, about = "weak", "R² of its sine: v knows in part how an image is turned"
     else:
         level, about = "good", "R² of its sine, 1 is perfect: v knows how an image is turned"
-    beside = _beside(values, ("from r of the class", of_r), ("best constant", constant))
+    beside = _beside(
+        values, ("from r of the class", of_r), ("best constant", constant), ("40 components of pixels", pixels)
+    )
     yield Tile("Rotation from v", number(name, value), about, level, beside, "v")
 
 

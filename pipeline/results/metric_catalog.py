@@ -142,6 +142,36 @@ MEASURED = (
         "collapsed v scores 1/K: read `active_units` beside it",
     ),
     Metric(
+        "probe_class_from_v_redrawn_mlp_pct", "leakage", "lower", "class from v drawn anew, MLP probe",
+        "from v ~ q(v|r,x) as above, by a probe that sees up to `leak_points` train points, each v drawn anew in each "
+        "epoch until it finds no more; 1/K is chance",
+        _SHUFFLED, _V_SHUFFLED, "collapsed v scores 1/K: read `active_units` beside it", "class from v",
+    ),
+    Metric(
+        "probe_class_from_v_redrawn_of_{n}_mlp_pct", "leakage", "", "the same, from {n} train points",
+        "the same from fewer points: a value that still rises with n is below what v transmits", "from all points",
+        (("all points", "probe_class_from_v_redrawn_mlp_pct"),),
+    ),
+    Metric(
+        "mi_v_class_nats", "leakage", "lower", "mutual information of v and the class, lower bound",
+        "lower bound on I(v; y) by the cross-entropy of the probe with v drawn anew (Barber and Agakov); log K is all",
+        _WITHOUT, caution="a bound: the probe may miss what is there", decimals=3,
+    ),
+    Metric(
+        "probe_class_from_v_sampled_quadratic_pct", "leakage", "lower", "class from sampled v, a Gaussian a class",
+        "from one draw of v by a Gaussian for each class (QDA): sees classes whose spread differs, not their mean",
+        _SHUFFLED, _V_SHUFFLED, "a class of several clusters",
+    ),
+    Metric(
+        "kl_v_class_mean_nats", "leakage", "lower", "KL of q(v|y) to the prior, mean over classes",
+        "KL(q(v|y) || p(v)) by the moments of q(v|y), mean over classes of test: 0 where each class fills the prior, "
+        "as a swap assumes", _WITHOUT, caution="moments alone: a lower bound", decimals=3,
+    ),
+    Metric(
+        "kl_v_class_max_nats", "leakage", "lower", "the same, the class farthest from the prior",
+        "the same of the class where it is largest", _WITHOUT, caution="moments alone: a lower bound", decimals=3,
+    ),
+    Metric(
         "probe_class_from_v_active_means_{probe}_pct", "leakage", "lower",
         "class from the means of active units of v, {probe}", "from posterior means of active units; 1/K is chance",
         _SHUFFLED, _V_SHUFFLED, "means carry traces that v's noise hides",
@@ -202,7 +232,23 @@ MEASURED = (
     ),
     Metric(
         "r2_{output}_from_v_{probe}", "style", "higher", "{output} from v, {probe}", "from [v(x), v(gx)]", _FLOOR,
-        (_CONSTANT,), "`mlp` on few points overfits and falls below `linear`, and below 0",
+        (_CONSTANT, ("pixels", "r2_{output}_from_pixels_mlp")),
+        "`mlp` on few points overfits and falls below `linear`, and below 0",
+    ),
+    Metric(
+        "r2_{output}_from_v_sampled_mlp", "style", "higher", "{output} from sampled v, MLP probe",
+        "from one draw of v for x and one for gx: what v transmits", _FLOOR,
+        (_CONSTANT, ("means", "r2_{output}_from_v_mlp")), "lower than from means by the noise of v alone",
+    ),
+    Metric(
+        "r2_{output}_from_v_same_r_mlp", "style", "higher", "{output} from v, gx given the r of x, MLP probe",
+        "from [v(x), v(gx)], both conditioned on r of the class predicted for x: what a change of r gives is left out",
+        _FLOOR, (_CONSTANT, ("r of gx", "r2_{output}_from_v_mlp")),
+    ),
+    Metric(
+        "r2_{output}_from_pixels_mlp", "style", "", "{output} from 40 components of pixels (the control)",
+        "control: from the first 40 principal components of the pixels of x and gx", "no model at all",
+        caution="higher than from v: v keeps less of the style than 40 numbers can",
     ),
     Metric(
         "r2_{output}_from_v_unseen_classes_mlp", "style", "higher",

@@ -25,6 +25,7 @@ SMALL: dict[str, Any] = {
         "iw_samples": 5,
         "iw_points": 100,
         "probe_points": 1000,
+        "leak_points": 1000,
         "probe_seeds": [0],
         "style_points": 300,
         "swap_points": 200,

@@ -146,6 +146,7 @@ def _write_evaluation(
         Measure("ece", 0.0123),
         Measure("bound_nats", -107.5),
         Measure("active_units", 2),
+        Measure("probe_class_from_v_redrawn_mlp_pct", 41.0),
         Measure("probe_class_from_v_sampled_mlp_pct", 40.0),
         Measure("probe_class_from_v_sampled_mlp_std", 1.5),
         Measure("probe_class_from_v_active_means_mlp_pct", 50.0),

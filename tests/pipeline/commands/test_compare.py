@@ -25,7 +25,7 @@ MEASURES = """group,name,value,better,control
 class,test_error_classifier_pct,0,lower,
 generation,bound_nats,0,higher,
 generation,kl_nats,0,,
-leakage,probe_class_from_v_sampled_mlp_pct,0,lower,chance
+leakage,probe_class_from_v_redrawn_mlp_pct,0,lower,chance
 """
 
 
@@ -37,7 +37,7 @@ def files(
         "test_error_classifier_pct": error,
         "bound_nats": bound,
         "kl_nats": 5.0,
-        "probe_class_from_v_sampled_mlp_pct": leak,
+        "probe_class_from_v_redrawn_mlp_pct": leak,
     }
     history = "epoch,val_error,val_bound,loss,kl\n"
     history += "".join(f"{i},{50 / i},{bound - 10 / i},{100 / i},{i}\n" for i in range(1, epochs + 1))

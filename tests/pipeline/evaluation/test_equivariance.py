@@ -25,6 +25,7 @@ from pipeline.evaluation.equivariance import (
     SHIFT,
     Codes,
     Maps,
+    Pair,
     _linear_action,
     _readings,
     encode_codes,
@@ -42,6 +43,7 @@ SETTINGS = EvaluateParams(
     iw_samples=1,
     iw_points=1,
     probe_points=100,
+    leak_points=100,
     probe_seeds=(0,),
     style_points=400,
     swap_points=300,
@@ -254,11 +256,15 @@ def readings(v: npt.NDArray[np.float64], v_moved: npt.NDArray[np.float64], maps:
     """Of 400 points to fit and as many to score; f and r are noise."""
     rng = np.random.default_rng(1)
     halves = slice(0, 400), slice(400, 800)
-    f, f_moved, r, r_moved = (rng.standard_normal((800, 2)).astype(np.float32) for _ in range(4))
-    still = [Codes(v[half].astype(np.float32), f[half], r[half]) for half in halves]
-    moved = [Codes(v_moved[half].astype(np.float32), f_moved[half], r_moved[half]) for half in halves]
+    f, f_moved, r, r_moved = (rng.standard_normal((800, 2)) for _ in range(4))
+
+    def halved(*codes: npt.NDArray[np.float64]) -> Pair:
+        still, moved = ([code[half].astype(np.float32) for half in halves] for code in codes)
+        return still, moved
+
+    pairs = {"v": halved(v, v_moved), "f": halved(f, f_moved), "r": halved(r, r_moved)}
     parts = [Maps(maps.matrices[half], maps.g[half], maps.outputs) for half in halves]
-    return values(_readings("rotation", still, moved, parts, [y[half] for half in halves], SETTINGS))
+    return values(_readings("rotation", pairs, parts, [y[half] for half in halves], SETTINGS))
 
 
 @pytest.fixture(scope="module")
@@ -350,7 +356,7 @@ def linear_action(monkeypatch: pytest.MonkeyPatch, turned: dict[int, float], num
         sin, cos = math.sin(angle), math.cos(angle)
         code = x.view(-1, 2).numpy() @ np.array([[cos, sin], [-sin, cos]])
         code = np.concatenate([code, 1e-2 * rng.standard_normal((len(code), 1))], axis=1).astype(np.float32)
-        return Codes(code, code, code)
+        return Codes(code, code, code, code)
 
     monkeypatch.setattr(pipeline.evaluation.equivariance, "encode_codes", constructed)
     artifact = tiny_artifact(tiny_model(spec_of("image", shape=(1, 8, 8))))
@@ -383,7 +389,7 @@ def test_a_code_of_idle_units_has_no_action(monkeypatch: pytest.MonkeyPatch) -> 
     num = 120
     splits = [(points(num, seed=seed), np.zeros(num, dtype=np.int64)) for seed in (0, 1)]
     idle = (0.1 * np.random.default_rng(0).standard_normal((num, 2))).astype(np.float32)
-    still = [Codes(idle, idle, idle)] * 2
+    still = [Codes(idle, idle, idle, idle)] * 2
     rows = _linear_action(artifact, splits, still, SETTINGS, "cpu")
     assert len(rows) == 7
     assert {row.reason for row in rows} == {"no unit of v varies by more than 0.2"}

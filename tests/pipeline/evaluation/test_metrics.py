@@ -23,6 +23,7 @@ from ie_model.networks import to_float
 from ie_model.spec import Kind
 from pipeline.config.params import EvaluateParams
 from pipeline.data.loading.in_memory import SplitData
+from pipeline.evaluation.leakage import posteriors
 from pipeline.evaluation.metrics import (
     Encodings,
     bounds,
@@ -45,6 +46,7 @@ SETTINGS = EvaluateParams(
     iw_samples=3,
     iw_points=50,
     probe_points=100,
+    leak_points=100,
     probe_seeds=(0, 1),
     style_points=120,
     swap_points=110,
@@ -222,6 +224,15 @@ def test_another_condition_makes_another_v_and_nothing_else() -> None:
     assert np.abs(other.v_mean - own.v_mean).max(1).min() > 1e-3
     for name in ("probabilities", "f", "bound"):
         np.testing.assert_array_equal(getattr(other, name), getattr(own, name))
+
+
+def test_the_leak_is_of_v_given_the_predicted_class() -> None:
+    artifact, split = artifact_of(), split_of()
+    rows = np.array([3, 50, 119])
+    found, whole = posteriors(artifact, split, rows, 2, "cpu"), encoded(artifact, split)
+    np.testing.assert_allclose(found.mean, whole.v_mean[rows], atol=1e-6)
+    np.testing.assert_allclose(found.log_var, whole.v_log_var[rows], atol=1e-6)
+    assert found.y.tolist() == split.y[rows].tolist()
 
 
 @pytest.mark.usefixtures("fast_probes")

@@ -240,7 +240,7 @@ def test_the_card_has_numbers_with_deviation_and_n_and_the_limits_that_were_meas
     card = (project / "results/report/model_card.md").read_text()
     assert "| `probe_class_from_v_sampled_mlp_pct` | 40.00 ± 1.50 % | v shuffled: 33.00 %; chance: 33.3 % |" in card
     assert "| supervised | 12 | 40.50 ± 0.71 % | 2 |" in card
-    assert "an MLP reads it from sampled v in 40.00 % of the test points" in card
+    assert "an MLP reads it from v, drawn from q(v|r,x), in 41.00 % of the test points" in card
     assert "rotation" not in card, "what was not measured is not told"
 
 

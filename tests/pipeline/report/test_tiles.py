@@ -12,7 +12,7 @@ from tests.helpers.run_results import make_results
 
 GOOD = {
     "active_units": 6.0, "kl_nats": 10.6, "bound_nats": -110.0, "probe_class_from_r_linear_pct": 98.0,
-    "probe_class_from_v_sampled_mlp_pct": 34.0, "probe_class_from_v_shuffled_linear_pct": 33.0,
+    "probe_class_from_v_redrawn_mlp_pct": 34.0, "probe_class_from_v_shuffled_linear_pct": 33.0,
     "swap_oracle_pct": 98.0, "swap_oracle_v_zero_pct": 100.0, "swap_v_hit_at_1_of_100_pct": 93.0,
     "swap_v_hit_at_1_of_100_v_zero_pct": 1.0, "r2_rotation_sin_from_v_mlp": 0.9, "r2_rotation_sin_from_r_mlp": 0.0,
     "r2_rotation_sin_constant": 0.0,
@@ -65,8 +65,8 @@ def test_active_units_that_carry_little_are_no_success(inputs: Inputs) -> None:
     [
         ("Class from r", {"probe_class_from_r_linear_pct": 35.0}),
         ("Class from r", {"probe_class_from_r_linear_pct": 90.0, "baseline_1nn_error_pct": 5.0}),
-        ("Class from v", {"probe_class_from_v_sampled_mlp_pct": 50.0}),
-        ("Class from v", {"probe_class_from_v_sampled_mlp_pct": 95.0}),
+        ("Class from v", {"probe_class_from_v_redrawn_mlp_pct": 50.0}),
+        ("Class from v", {"probe_class_from_v_redrawn_mlp_pct": 95.0}),
         ("v kept in a swap", {"swap_oracle_pct": 40.0}),
         ("v kept in a swap", {"swap_v_hit_at_1_of_100_pct": 3.0}),
         ("Rotation from v", {"r2_rotation_sin_from_r_mlp": 0.88}),
@@ -78,7 +78,7 @@ def test_a_tile_that_falls_short_of_its_control_is_weak(inputs: Inputs, title: s
 
 
 def test_chance_is_the_share_of_the_most_frequent_class(inputs: Inputs) -> None:
-    values = GOOD | {"baseline_constant_error_pct": 10.0, "probe_class_from_v_sampled_mlp_pct": 90.5}
+    values = GOOD | {"baseline_constant_error_pct": 10.0, "probe_class_from_v_redrawn_mlp_pct": 90.5}
     assert shown(inputs, values)["Class from v"].level == "good", "90 % of test is of one class"
 
 

@@ -271,6 +271,7 @@ METHODS = ["supervised", "plain", "vae"]
 QUICK: dict[str, Any] = {
     "iw_points": 50,
     "probe_points": 300,
+    "leak_points": 300,
     "style_points": 100,
     "swap_points": 100,
     "oracle_steps": 20,

@@ -120,7 +120,7 @@ def test_the_measures_of_a_stream_are_those_of_the_split_in_memory(
     monkeypatch.setattr(measures, "probe_accuracy", lambda *a: accuracy(*a[:4], "linear", a[5]))
     kept, streamed = both(tmp_path, WIDE, [50, 40])
     settings: EvaluateParams = load_params(REPOSITORY / "params.yaml").evaluate
-    settings = settings.model_copy(update={"probe_points": 60, "style_points": 60, "batch_size": 20})
+    settings = settings.model_copy(update={"probe_points": 60, "leak_points": 60, "style_points": 60, "batch_size": 20})
     oracle = artifact_of(kept)
     found = [
         flat(measure_model(artifact_of(kept), split, np.arange(30), kept, oracle, settings, "cpu"))
