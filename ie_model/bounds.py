@@ -29,6 +29,23 @@ class Elbo:
     cost: Tensor
     """What beta weighs: the KL of v and that of r where it is stochastic, nats, `[P]`."""
 
+    mean: Tensor
+    """Of q(v | r, x), `[P, V]`."""
+
+    log_var: Tensor
+    """Its log-variance, `[P, V]`."""
+
+    def moments(self, cls: Tensor, weight: Tensor, num_codes: int) -> Tensor:
+        """Sums over the pairs of each class, `[K, 1 + 2 V]`: of weights, of v, and of its squares, weighted.
+
+        Args:
+            cls: the class of each pair `[P]`; weight: q(y|x), or 1 where the class is known, `[P]`.
+        """
+        one = torch.ones_like(weight).unsqueeze(1)
+        values = torch.cat([one, self.mean, self.mean.square() + self.log_var.exp()], dim=1)
+        sums = values.new_zeros(num_codes, values.shape[1])
+        return sums.index_add(0, cls, weight.detach().unsqueeze(1) * values)
+
 
 @dataclass(frozen=True)
 class MarginalElbo:
@@ -48,6 +65,27 @@ class MarginalElbo:
 
     dropped_mass: Tensor
     """q(y|x) of the classes that did not, `[B]`; 0 for the exact sum."""
+
+    pairs: Elbo
+    """The P pairs of an x and a live class."""
+
+    cls: Tensor
+    """The class of each pair, `[P]`."""
+
+    weight: Tensor
+    """q(y|x) of each pair, `[P]`."""
+
+
+def class_divergence(moments: Tensor) -> Tensor:
+    """Mean over points of KL(q(v|y) || N(0, I)), nats, a scalar, from `Elbo.moments` `[K, 1 + 2 V]`.
+
+    q(v|y) is taken for a normal with independent units of these means and variances: 0 where each class has those of
+    the prior, which a swap assumes (ours). Few points of a class make its variance too small.
+    """
+    count, mean, square = torch.split(moments, [1, *[(moments.shape[1] - 1) // 2] * 2], dim=1)
+    there = count.squeeze(1) > 0
+    count, mean, square = count[there], mean[there] / count[there], square[there] / count[there]
+    return (normal_kl(mean, (square - mean.square()).clamp(min=1e-6).log()) * count / count.sum()).sum()
 
 
 def elbo(
@@ -74,7 +112,7 @@ def elbo(
     kl = normal_kl(mean, log_var)
     v = mean + (0.5 * log_var).exp() * noise_like(mean, generator)
     cost = kl.sum(-1) + kl_r
-    return Elbo(model.log_prob(x, r, v) - beta * cost + log_prior, kl, cost)
+    return Elbo(model.log_prob(x, r, v) - beta * cost + log_prior, kl, cost, mean, log_var)
 
 
 def alive_classes(log_q: Tensor, prune: float) -> Tensor:
@@ -115,4 +153,4 @@ def marginal_elbo(
     bound = q_pairs.new_zeros(x.shape[0]).index_add(0, row, q_pairs * (pairs.bound - log_q_pairs))
     kl = q_pairs.new_zeros(x.shape[0], pairs.kl.shape[1]).index_add(0, row, q_pairs.unsqueeze(1) * pairs.kl)
     cost = q_pairs.new_zeros(x.shape[0]).index_add(0, row, q_pairs * pairs.cost)
-    return MarginalElbo(bound, kl, cost, alive.sum(1), dropped)
+    return MarginalElbo(bound, kl, cost, alive.sum(1), dropped, pairs, cls, q_pairs)

@@ -56,6 +56,14 @@ class ModelConfig(_Config):
     decoder_hidden: tuple[int, ...] = Field(default=(400, 400), min_length=1)
     """Widths of the decoder's dense layers."""
 
+    conditioning: Literal["first_layer", "every_layer"] = "first_layer"
+    """Where r enters the decoder: in the sum of its first dense layer, or as a scale and a shift of the others too
+    (FiLM, Perez et al., AAAI 2018)."""
+
+    initialisation: Literal["uniform", "he"] = "uniform"
+    """Weights of layers before a ReLU: PyTorch's own uniform ones, with which v begins nearly unused, or He's normal
+    ones (ICCV 2015), with which it does not; f_inv then begins at unit scale."""
+
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         for name in ("channels", "decoder_hidden"):
@@ -147,7 +155,14 @@ class ObjectiveConfig(_Config):
     """An ablation: a labelled point is part of its own r."""
 
     kl_warmup: float = Field(default=0.0, ge=0, le=1)
-    """Share of the run's steps in which the KL's weight rises from 0 to 1; 0 is the bound from the first step on."""
+    """Share of the run's steps in which the KL's weight goes from kl_start to 1; 0: it is 1 from the first step on."""
+
+    kl_start: float = Field(default=0.0, ge=0, le=100)
+    """The KL's weight in the first step of a kl_warmup. Above 1, v costs more at first, and r takes the class before v
+    is used."""
+
+    class_moments: float = Field(default=0.0, ge=0, le=1000)
+    """Weight of the mean over classes of KL(q(v|y) || p(v)), in nats, by means and variances of q(v|y) in a step."""
 
     free_bits: float = Field(default=0.0, ge=0)
     """Nats of KL per unit of v, averaged over a step's points, that cost nothing; 0 is the bound itself."""

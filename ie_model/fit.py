@@ -134,7 +134,7 @@ class Fit:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, schedule.total_steps, schedule.learning_rate, schedule.warmup)
         generator = torch.Generator().manual_seed(self._seed(_NOISE, step, self.rank))
-        beta = kl_weight(step, schedule.total_steps, self.config.kl_warmup)
+        beta = kl_weight(step, schedule.total_steps, self.config.kl_warmup, self.config.kl_start)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
             loss, logged = self.module(x_labelled, y, x_unlabelled, generator, beta)
         self.optimizer.zero_grad(set_to_none=True)

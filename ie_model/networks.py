@@ -230,15 +230,33 @@ class _Stem(nn.Module):
         for width, next_width in itertools.pairwise(widths):
             layers += [nn.Linear(width, next_width), nn.ReLU()]
         self.hidden = nn.Sequential(*layers)
+        modulated = widths[1:] if config.conditioning == "every_layer" else ()
+        self.scale_and_shift = nn.ModuleList(nn.Linear(r_dim, 2 * width, bias=False) for width in modulated)
 
     def forward(self, r: Tensor, v: Tensor) -> Tensor:
-        result: Tensor = self.hidden(self.from_v(v) + self.from_r(r))
-        return result
+        h: Tensor = self.from_v(v) + self.from_r(r)
+        if not self.scale_and_shift:
+            result: Tensor = self.hidden(h)
+            return result
+        layers = [layer for layer in self.hidden if isinstance(layer, nn.Linear)]
+        for layer, of_r in zip(layers, self.scale_and_shift, strict=True):
+            scale, shift = of_r(r).chunk(2, dim=-1)
+            h = layer(F.relu(h)) * (1 + scale) + shift
+        return F.relu(h)
 
 
 def make_decoder(spec: DataSpec, config: ModelConfig, r_dim: int) -> nn.Module:
     """The decoder for a kind of data: r `[B, R]`, v `[B, V]` -> `[B, *spec.shape]`."""
     return (DenseDecoder if config.decoder == "dense" else ConvolutionalDecoder)(spec, config, r_dim)
+
+
+def he_(module: nn.Module) -> None:
+    """He's normal weights, for layers before a ReLU: the mean square of what they give is that of what they get."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def check_fit(spec: DataSpec, config: ModelConfig) -> None:

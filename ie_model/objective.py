@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ie_model.augment import augment
-from ie_model.bounds import elbo, marginal_elbo
+from ie_model.bounds import class_divergence, elbo, marginal_elbo
 from ie_model.config import ObjectiveConfig
 from ie_model.model import EquiVAE, class_means, class_sums, leave_one_out_means, squared_distances
 from ie_model.pruning import prune_gap
@@ -175,11 +175,13 @@ class Objective(nn.Module):
         loss = loss + self.shares.labelled * beta * self._free(kl)
         cost = self._labelled_mean(pairs.cost, counts, y)
         logged = {"bound_labelled": bound - (1 - beta) * cost, "log_q_labelled": log_q_own, "kl": kl.sum()}
+        posteriors = [(pairs, self._code_of(y), torch.ones_like(pairs.cost))]
         if x_unlabelled is not None:
             log_q = model.classify(f[m:, : model.config.r_dim], r)
             u = marginal_elbo(model, x_unlabelled, features[m:], codes, log_q, config.prune, generator, beta)
             kl, bound = self._mean(u.kl, num_unlabelled), self._mean(u.bound, num_unlabelled)
             loss = loss + self.shares.unlabelled * (beta * self._free(kl) - bound)
+            posteriors.append((u.pairs, u.cls, u.weight))
             whole = (u.bound - (1 - beta) * u.cost).detach()
             gap = prune_gap(whole, u.dropped_mass, model.likelihood.max_log_prob(x_unlabelled).detach())
             logged |= {
@@ -191,6 +193,10 @@ class Objective(nn.Module):
             if config.extended.enabled and self.consistency > 0 and model.config.classifier != "none":
                 terms = self._consistency(x_unlabelled, log_q, r, num_unlabelled, generator)
                 loss, logged = loss + self.consistency * terms["consistency"], logged | terms
+        if config.class_moments > 0:
+            moments = [pairs.moments(cls, weight, model.num_codes) for pairs, cls, weight in posteriors]
+            logged["class_divergence"] = class_divergence(self.ranks.sum(torch.stack(moments).sum(0)))
+            loss = loss + config.class_moments * logged["class_divergence"]
         return loss, {"loss": loss.detach()} | {name: value.detach() for name, value in logged.items()}
 
     def _mean(self, values: Tensor, total: Tensor) -> Tensor:
@@ -220,11 +226,15 @@ class Objective(nn.Module):
             if self.config.self_included:
                 own = codes[y]
         else:
-            own = codes[y if self.model.num_codes > 1 else torch.zeros_like(y)]
+            own = codes[self._code_of(y)]
         return codes, own, counts, totals
 
     def _prior_of(self, y: Tensor) -> Tensor:
-        return self.model.log_prior[y if self.model.num_codes > 1 else torch.zeros_like(y)]
+        return self.model.log_prior[self._code_of(y)]
+
+    def _code_of(self, y: Tensor) -> Tensor:
+        """The code that stands for each class of `[B]`: its own, or the only one."""
+        return y if self.model.num_codes > 1 else torch.zeros_like(y)
 
     def _free(self, kl: Tensor) -> Tensor:
         """What free bits add to the loss: units `[V]` below the free amount cost that amount, whatever they do."""

@@ -37,10 +37,10 @@ def learning_rate(step: int, total_steps: int, highest: float, warmup: float) ->
     return highest * rise * 0.5 * (1 + math.cos(math.pi * step / total_steps))
 
 
-def kl_weight(step: int, total_steps: int, kl_warmup: float) -> float:
-    """beta, which rises from 0 to 1 over `kl_warmup`, a share of the steps."""
+def kl_weight(step: int, total_steps: int, kl_warmup: float, kl_start: float = 0.0) -> float:
+    """beta, which goes from `kl_start` to 1 over `kl_warmup`, a share of the steps."""
     steps = kl_warmup * total_steps
-    return 1.0 if step >= steps else step / steps
+    return 1.0 if step >= steps else kl_start + (1.0 - kl_start) * step / steps
 
 
 def seed_of(seed: int, stream: int, step: int, rank: int) -> int:

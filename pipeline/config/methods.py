@@ -24,6 +24,13 @@ Method = Literal[
     "exact_sum",
     "kl_warmup",
     "free_bits",
+    "he",
+    "he_m2",
+    "he_v_from_x",
+    "he_r_first",
+    "he_film",
+    "he_moments",
+    "he_moments_strong",
 ]
 
 
@@ -42,6 +49,10 @@ class Changes:
 # Cross-entropy alone, on a dense layer: the baseline must not owe anything to the method.
 _SUPERVISED: dict[str, Any] = {"model": {"classifier": "network"}, "objective": {"loss": "cross_entropy"}}
 _M2 = {"class_code": "one_hot", "classifier": "network"}
+_HE = {"initialisation": "he"}
+_R_FIRST = {"kl_start": 5.0, "kl_warmup": 0.5}
+_FILM = {"conditioning": "every_layer"}
+_MOMENTS = {"class_moments": 10.0}
 
 METHODS: dict[Method, Changes] = {
     "supervised": Changes("supervised, same encoder", False, **_SUPERVISED),
@@ -62,6 +73,14 @@ METHODS: dict[Method, Changes] = {
     "exact_sum": Changes("exact class sum", False, objective={"prune": 0.0}),
     "kl_warmup": Changes("KL weight rising over a fifth of the run", False, objective={"kl_warmup": 0.2}),
     "free_bits": Changes("0.1 nats of KL free per unit of v", False, objective={"free_bits": 0.1}),
+    # What the class in v costs where v is used: the extended objective from weights that do not leave v off.
+    "he": Changes("extended, He's initialisation", True, model=_HE),
+    "he_m2": Changes("M2, extended, He's initialisation", True, model=_M2 | _HE),
+    "he_v_from_x": Changes("extended, He's initialisation, q(v|x)", True, model=_HE | {"posterior": "x"}),
+    "he_r_first": Changes("He, KL weight from 5 to 1 over half of the run", True, _HE, _R_FIRST),
+    "he_film": Changes("He, r in every layer of the decoder", True, _HE | _FILM),
+    "he_moments": Changes("He, moments of q(v|y) drawn to the prior's", True, _HE, _MOMENTS),
+    "he_moments_strong": Changes("He, the same with three times the weight", True, _HE, {"class_moments": 30.0}),
 }
 assert tuple(METHODS) == get_args(Method)
 

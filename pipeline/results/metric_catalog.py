@@ -392,6 +392,11 @@ TRAINED = (
         caution="near 1 from the start: confident, rightly or not",
     ),
     Metric(
+        "class_divergence", "training", "", "KL of q(v|y) to the prior",
+        "mean over classes of KL(q(v|y) || p(v)) in a step, by means and variances; with `class_moments`",
+        caution="a step has few points a class: too high",
+    ),
+    Metric(
         "skipped", "training", "lower", "unreadable examples left out",
         "unreadable examples left out in the last epoch; only with `reader.faults: skip`", decimals=0,
     ),

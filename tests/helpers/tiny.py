@@ -127,6 +127,8 @@ def objective_config(
         "self_included": False,
         "kl_warmup": 0.0,
         "free_bits": 0.0,
+        "kl_start": 0.0,
+        "class_moments": 0.0,
     }
     return ObjectiveConfig(**{**config, **changes}, extended=additions)
 

@@ -113,6 +113,34 @@ def test_every_value_of_a_decoded_image_depends_on_r_and_on_v(decoder: str) -> N
     assert bool((model.decode(r[0], v[1]) != base).any(0).all())
 
 
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_r_enters_every_layer_where_it_is_asked_to(decoder: str) -> None:
+    model = tiny_model(decoder=decoder, decoder_hidden=(6, 7, 8), conditioning="every_layer", spread=3.0)
+    stem: Any = model.decoder.stem
+    assert [layer.out_features for layer in stem.scale_and_shift] == [14, 16]
+    nn.init.zeros_(stem.from_r.weight)
+    r, v = torch.randn(2, 5, 3, generator=seeded()), torch.randn(5, 2, generator=seeded(1))
+    for kept in range(2):
+        for i, layer in enumerate(stem.scale_and_shift):
+            nn.init.normal_(layer.weight, std=float(i == kept))
+        assert not torch.allclose(model.decode(r[0], v), model.decode(r[1], v)), f"r of layer {kept + 1} alone"
+    nn.init.zeros_(stem.scale_and_shift[1].weight)
+    assert torch.equal(stem(r[0], v), stem.hidden(stem.from_v(v) + stem.from_r(r[0]))), "without r the plain layers"
+
+
+def test_he_weights_keep_the_scale_that_uniform_ones_lose() -> None:
+    x = torch.rand(64, 1, 28, 28, generator=seeded())
+    size = {}
+    for initialisation in ("uniform", "he"):
+        torch.manual_seed(0)
+        model = EquiVAE(tiny_spec((1, 28, 28)), ModelConfig(initialisation=initialisation))
+        with torch.no_grad():
+            hidden = model.decoder.stem(torch.zeros(64, 32), torch.randn(64, 16, generator=seeded(1)))  # type: ignore[operator]
+            size[initialisation] = model.embed(x).square().mean(), hidden.square().mean()
+    for few, kept in zip(*size.values(), strict=True):
+        assert few < 0.1 < kept < 2
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_encoder_sees_where_something_is(encoder: str) -> None:
     spec = tiny_spec((1, 32, 32))

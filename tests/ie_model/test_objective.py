@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from ie_model.bounds import Elbo, alive_classes, elbo, marginal_elbo
+from ie_model.bounds import Elbo, alive_classes, class_divergence, elbo, marginal_elbo
 from ie_model.config import ObjectiveConfig
 from ie_model.likelihoods import normal_kl
 from ie_model.model import EquiVAE, class_means, class_sums, leave_one_out_means, noise_like
@@ -404,6 +404,7 @@ class TestGradients:
         [
             {"prune": 0.3},
             {"free_bits": 0.02},
+            {"class_moments": 3.0},
             {"self_included": True},
             {"loss": "cross_entropy"},
             {"extended": True, "confidence": 0.01},
@@ -839,6 +840,33 @@ class TestFreeBits:
     def test_without_free_bits_the_loss_is_minus_the_bound(self) -> None:
         loss, logged = loss_of(objective_config(alpha=0.0, free_bits=0.0))
         torch.testing.assert_close(loss.detach(), -0.15 * logged["bound_labelled"] - 0.85 * logged["bound_unlabelled"])
+
+    def test_the_class_divergence_is_the_kl_of_each_class_s_normal_weighed_by_its_points(self) -> None:
+        """Two classes, the second with half of one point's weight; the third has none."""
+        mean, log_var = torch.randn(4, 2, generator=seeded(0)), torch.randn(4, 2, generator=seeded(1))
+        pairs = Elbo(mean[:, 0], mean, mean[:, 0], mean, log_var)
+        weight = torch.tensor([1.0, 1.0, 1.0, 0.5])
+        moments = pairs.moments(torch.tensor([0, 0, 1, 1]), weight, 3)
+        expected = torch.zeros(())
+        for rows in ([0, 1], [2, 3]):
+            share = (weight[rows] / weight[rows].sum()).unsqueeze(1)
+            m = (share * mean[rows]).sum(0)
+            s = (share * (log_var[rows].exp() + mean[rows] ** 2)).sum(0) - m**2
+            q, p = (torch.distributions.Normal(*of) for of in ((m, s.sqrt()), (torch.zeros(2), torch.ones(2))))
+            expected += torch.distributions.kl_divergence(q, p).sum() * weight[rows].sum() / weight.sum()
+        torch.testing.assert_close(class_divergence(moments), expected)
+
+    def test_the_class_divergence_enters_the_loss_with_its_weight_and_moves_v_alone(self) -> None:
+        without, (weighed, logged) = loss_of(objective_config())[0], loss_of(objective_config(class_moments=3.0))
+        torch.testing.assert_close(weighed, without + 3.0 * logged["class_divergence"])
+        model = tiny_model()
+        x, y = examples(9, model.spec), each_class(3, 3)
+        f = model.embed(x)
+        r = means_of(f, y, 3)
+        u = marginal_elbo(model, x, model.features(x), r, model.classify(f, r), 0, seeded())
+        count = u.pairs.moments(u.cls, u.weight, 3)[:, 0].sum()
+        gradients = torch.autograd.grad(count, list(model.parameters()), allow_unused=True)
+        assert not any(g is not None and g.any() for g in gradients), "q(y|x) is not asked to help"
 
     def test_the_logged_bounds_give_nothing_away(self) -> None:
         _, plain = loss_of(objective_config())

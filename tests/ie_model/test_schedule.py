@@ -15,6 +15,14 @@ def test_kl_weight_rises_to_one_and_stays() -> None:
     assert set(weights[50:]) == {1.0}
 
 
+def test_kl_weight_falls_from_a_start_above_one() -> None:
+    weights = [kl_weight(step, 100, 0.5, 5.0) for step in range(100)]
+    assert weights[0] == 5
+    assert weights == sorted(weights, reverse=True)
+    assert weights[25] == pytest.approx(3)
+    assert set(weights[50:]) == {1.0}
+
+
 def test_kl_weight_is_one_from_the_first_step_without_a_warm_up() -> None:
     assert kl_weight(0, 100, 0.0) == 1.0
 

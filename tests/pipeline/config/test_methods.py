@@ -23,6 +23,8 @@ ALL: tuple[Method, ...] = get_args(Method)
 # These change a number or a part that a configuration has anyway, so nothing tells them from the plain objective with
 # that number or part.
 LIKE_PLAIN = ("fixed_m", "network_classifier", "exact_sum", "kl_warmup", "free_bits")
+LIKE_EXTENDED = ("he", "he_r_first", "he_film", "he_moments", "he_moments_strong")
+NAMED = dict.fromkeys(LIKE_PLAIN, "plain") | dict.fromkeys(LIKE_EXTENDED, "extended") | {"he_m2": "m2_extended"}
 
 # Values that no method sets, so that each of those shows; which ones are shipped is a matter of tuning.
 PINNED = {"prune": 0.01, "support_min": 3, "support_max": 7, "kl_warmup": 0.3, "free_bits": 0.0}
@@ -62,6 +64,9 @@ def test_the_shipped_params_describe_the_extended_method() -> None:
 
 # The shipped params have the extended objective on, so most methods turn it off.
 OFF = {"extended.enabled": False}
+HE = {"model.initialisation": "he"}
+R_FIRST = {"objective.kl_start": 5.0, "objective.kl_warmup": 0.5}
+FILM, MOMENTS = {"model.conditioning": "every_layer"}, {"objective.class_moments": 10.0}
 
 
 @pytest.mark.parametrize(
@@ -83,6 +88,13 @@ OFF = {"extended.enabled": False}
         ("exact_sum", {"objective.prune": 0.0, **OFF}),
         ("kl_warmup", {"objective.kl_warmup": 0.2, **OFF}),
         ("free_bits", {"objective.free_bits": 0.1, **OFF}),
+        ("he", HE),
+        ("he_m2", HE | {"model.class_code": "one_hot", "model.classifier": "network"}),
+        ("he_v_from_x", HE | {"model.posterior": "x"}),
+        ("he_r_first", HE | R_FIRST),
+        ("he_film", HE | FILM),
+        ("he_moments", HE | MOMENTS),
+        ("he_moments_strong", HE | {"objective.class_moments": 30.0}),
     ],
 )
 def test_a_method_changes_of_params_what_makes_it_and_nothing_else(method: Method, expected: dict[str, Any]) -> None:
@@ -98,13 +110,13 @@ def test_no_method_is_left_out_of_the_list_above() -> None:
 def test_a_method_applied_to_the_shipped_params_has_its_name_again(method: Method) -> None:
     params = shipped()
     named = name_of(*apply_method(method, params.model, params.objective))
-    assert named == ("plain" if method in LIKE_PLAIN else method)
+    assert named == NAMED.get(method, method)
 
 
 @pytest.mark.parametrize("start", [None, *ALL])
 @pytest.mark.parametrize("method", ALL)
 def test_a_method_has_its_name_again_whatever_params_described_before(method: Method, start: Method | None) -> None:
-    expected = "plain" if method in LIKE_PLAIN else method
+    expected = NAMED.get(method, method)
     assert name_of(*apply_method(method, *described_by(start))) == expected
 
 

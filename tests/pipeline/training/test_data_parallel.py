@@ -67,6 +67,7 @@ CASES: dict[str, Case] = {
     "a rank without labelled points": Case({}, {}, labelled=ALL_ON_RANK_0),
     "a rank without labelled points, free bits": Case({}, {"free_bits": 3.0}, labelled=ALL_ON_RANK_0),
     "free bits": Case({}, {"free_bits": 3.0, "prune": 0.2}),
+    "class moments": Case({}, {"class_moments": 3.0, "prune": 0.2}),
     "extended": Case({}, CONSISTENT),
     "extended, network": Case({"classifier": "network"}, CONSISTENT | {"confidence": 0.45}, labelled=MIXED),
     "extended, a rank without labelled points": Case({}, CONSISTENT, labelled=ALL_ON_RANK_0),
