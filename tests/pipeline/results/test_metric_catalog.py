@@ -57,7 +57,7 @@ def test_about_a_name_gives_its_words_and_unit(name: str, label: str, unit: str,
     [
         "test_error_pct", "test_error_prototype_r_from_m_pct", "iw_bound", "probe_class_from_w_mlp_pct",
         "probe_class_from_r_mlp", "probe_class_from_v_shuffled_mlp_pct", "r2_hue_from_v_mlp", "r2_scale_from_v",
-        "r2_scale_from_v_forest", "r2_scale_from_pixels_mlp", "invariance_ratio_r", "rotation_action",
+        "r2_scale_from_v_forest", "r2_scale_from_noise_mlp", "invariance_ratio_r", "rotation_action",
         "rotation_action_hit_at_10_of_100_pct", "swap_r_hit_at_1_of_100_pct", "bound_nats_std",
     ],
 )  # fmt: skip
