@@ -33,6 +33,10 @@ Every key of `params.yaml`, with the value it is shipped with. Unknown keys, wro
 refused before any work starts. Change one for one run with `dvc exp run -S section.key=value`. Made by
 `docs/pages.py`.
 """
+_PICTURES = {
+    "error_against_labels.png": "Test error against the number of labels",
+    "leak_against_bound.png": "The class in v against the bound",
+}
 Cells = dict[tuple[str, str], dict[str, list[float]]]
 
 
@@ -155,8 +159,9 @@ def comparison() -> str:
             f"(supervised: {run['supervised_steps']} steps), {len(grid['seeds'])} label subsets; `{run['command']}`, "
             f"commit {run['commit']}, {run['hardware']}.\n"
         )
-        if (folder / "error_against_labels.png").is_file():
-            parts.append(f"\n![Test error against the number of labels]({folder.name}/error_against_labels.png)\n")
+        for picture, text in _PICTURES.items():
+            if (folder / picture).is_file():
+                parts.append(f"\n![{text}]({folder.name}/{picture})\n")
         for labels in dict.fromkeys(labels for labels, _ in found):
             methods = [method for count, method in found if count == labels]
             parts.append(f"\n{labels} labels\n\n| measure | {' | '.join(methods)} |\n|---|{'---|' * len(methods)}\n")

@@ -21,6 +21,7 @@ sys.path.insert(0, str(REPOSITORY))
 from pipeline.config.overrides import merged  # noqa: E402
 from pipeline.config.params import parse_params  # noqa: E402
 from pipeline.config.paths import shards_folder  # noqa: E402
+from pipeline.plots.figures import leak_against_bound  # noqa: E402
 from pipeline.stages.fetch import fetch  # noqa: E402
 from pipeline.stages.shard import shard  # noqa: E402
 from pipeline.stages.sweep import sweep  # noqa: E402
@@ -46,6 +47,8 @@ def make(name: str) -> None:
         fetch(params, REPOSITORY, _say)
         shard(params, REPOSITORY, _say)
     sweep(params, REPOSITORY, _say, out=out)
+    if name == "mnist-frontier":
+        leak_against_bound(out / "measures.csv", out / "leak_against_bound.png")
     record = {
         "command": f"python docs/tables.py {name}",
         "commit": started_from,

@@ -303,6 +303,36 @@ def calibration(calibration_csv: Path, out: Path) -> None:
         bottom.set(xlabel="confidence: q(y|x) of the predicted class", ylabel="test points")
 
 
+def leak_against_bound(measures_csv: Path, out: Path) -> None:
+    """What v tells of the class against how good the generative model is: a point a trial, of those that have both.
+
+    Args:
+        measures_csv: of a sweep: method, labels, seed, measure, value.
+    """
+    table = read_csv(measures_csv, ("method", "labels", "seed", "measure", "value"))
+    trials: dict[tuple[str, str, str], dict[str, float]] = {}
+    for method, labels, seed, measure, value in zip(*table.values(), strict=True):
+        trials.setdefault((method, labels, seed), {})[measure] = float(value)
+    x, y, units = "bound_nats", "mi_v_class_nats", "active_units"
+    drawn = {key: found for key, found in trials.items() if {x, y, units} <= found.keys()}
+    if not drawn:
+        raise DataError(f"{measures_csv}: no trial with {x}, {y} and {units}")
+    names = list(dict.fromkeys(method for method, _, _ in drawn))
+    with saved_figure(out, (8.0, 4.6)) as figure:
+        ax = figure.add_subplot()
+        for i, name in enumerate(names):
+            mine = [found for (method, _, _), found in drawn.items() if method == name]
+            active = "; ".join(f"{found[units]:.0f}" for found in mine)
+            ax.plot(
+                [found[x] for found in mine], [found[y] for found in mine], linestyle="", color=colour(i),
+                marker=marker(i), label=f"{shortened(name)} ({active} units)",
+            )  # fmt: skip
+        ax.set_ylim(bottom=0)
+        ax.set(xlabel="bound on log p(x), nats", ylabel="I(v; y), lower bound, nats")
+        ax.set_title("The class in v against the bound, and active units of v")
+        figure.legend(loc="outside right upper")
+
+
 def draw_calibration(ax: Axes, confidence: NDArray[np.float64], accuracy: NDArray[np.float64]) -> None:
     """Accuracy against confidence (0..1) of the bins that hold points, and the diagonal."""
     ax.plot([0, 1], [0, 1], color=_QUIET, linestyle="--", label="perfectly calibrated")

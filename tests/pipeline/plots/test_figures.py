@@ -129,6 +129,21 @@ def calibration_table(folder: Path) -> Path:
     return write_csv(folder / "calibration.csv", columns)
 
 
+def measured(folder: Path) -> Path:
+    """Trials of five methods; one lacks the bound, as a supervised net does."""
+    rows = [
+        (f"method {i}", "100", str(seed), name, value)
+        for i in range(5)
+        for seed in range(2)
+        for name, value in (
+            ("mi_v_class_nats", 0.2 * i + 0.05 * seed), ("bound_nats", -100.0 - 5 * i), ("active_units", 3.0 + i)
+        )
+        if (i, name) != (1, "bound_nats")
+    ]  # fmt: skip
+    columns = dict(zip(("method", "labels", "seed", "measure", "value"), zip(*rows, strict=True), strict=True))
+    return write_csv(folder / "measures.csv", columns)
+
+
 @dataclass(frozen=True)
 class Case:
     table: Callable[[Path], Path]
@@ -142,6 +157,7 @@ def grid(key: str, title: str, rows: list[str] | None, columns: list[str] | None
 CASES = {
     "training": Case(history, figures.training_curves),
     "supervised": Case(supervised_history, figures.training_curves),
+    "leak": Case(measured, figures.leak_against_bound),
     "errors": Case(runs, error_vs_labels.error_against_labels),
     "confusion": Case(predictions, figures.confusion_matrix),
     "latents_r": Case(latents, lambda table, out: figures.latent_map(table, "r", out)),
