@@ -119,13 +119,24 @@ def style_regression(
     floor = constant_floor(train_g, test_g)
     if train_z.shape[1] == 0:
         return np.zeros_like(floor)
+    train_x, test_x = _pair_features(train_z, train_moved), _pair_features(test_z, test_moved)
+    return r2_per_output(test_g, regressed(train_x, train_g, test_x, kind, seed))
 
+
+def regressed(
+    train_x: Floats, train_g: Floats, test_x: Floats, kind: Literal["linear", "mlp"], seed: int
+) -> NDArray[np.float64]:
+    """What a fresh regressor of `style_regression` predicts for test, `[M, O]`.
+
+    Args:
+        train_x: `[N, D]`, D at least 1; train_g: `[N, O]`; test_x: `[M, D]`.
+    """
     scale_x, scale_g = StandardScaler(), StandardScaler()
     # float32 halves the MLP's time and costs nothing at this precision.
     dtype: type[np.floating[Any]] = np.float64 if kind == "linear" else np.float32
-    x = scale_x.fit_transform(_pair_features(train_z, train_moved)).astype(dtype)
+    x = scale_x.fit_transform(train_x.astype(np.float64)).astype(dtype)
     target = scale_g.fit_transform(train_g.astype(np.float64)).astype(dtype)
-    test_x = scale_x.transform(_pair_features(test_z, test_moved)).astype(dtype)
+    test_x = scale_x.transform(test_x.astype(np.float64)).astype(dtype)
     # One thread: the score must not depend on how many cores the machine has.
     with warnings.catch_warnings(), threadpool_limits(limits=1):
         # A regressor cut off at max_iter is a valid, slightly weaker one; the user can do nothing about it.
@@ -142,8 +153,8 @@ def style_regression(
             )
         # A single output goes in without its axis: as a column it makes sklearn warn.
         regressor.fit(x, target[:, 0] if target.shape[1] == 1 else target)
-        predicted = regressor.predict(test_x).reshape(test_g.shape)
-    return r2_per_output(test_g, scale_g.inverse_transform(predicted.astype(np.float64)))
+        predicted = regressor.predict(test_x).reshape(len(test_x), target.shape[1])
+    return np.asarray(scale_g.inverse_transform(predicted.astype(np.float64)), dtype=np.float64)
 
 
 def constant_floor(train_g: Floats, test_g: Floats) -> NDArray[np.float64]:
