@@ -73,6 +73,8 @@ class DataParams(_Section):
                 raise ValueError(f"folder holds more than a bucket and a prefix; allowed with {self.source}: {allowed}")
             if self.source not in OWN or not _BUCKET_URL.fullmatch(self.folder):
                 raise ValueError(f"folder is {self.folder!r}; allowed with {self.source}: {allowed}")
+        if self.own.factors and self.source not in ("table", "vectors"):
+            raise ValueError(f"own.factors is {list(self.own.factors)}; allowed with source table or vectors")
         if len(set(self.ways)) != len(self.ways):
             raise ValueError(f"ways holds a way twice: {list(self.ways)}")
         source = SOURCES.get(self.source)

@@ -6,9 +6,13 @@ import os
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from pipeline.cluster.task_map import run_on_hosts
 from pipeline.config.params import Params
 from pipeline.config.paths import shards_folder
+from pipeline.data.example import RawSplit
 from pipeline.data.sharding.external_tar_list import check_listed
 from pipeline.data.sharding.external_tars import tars_location, tars_spec, write_foreign_manifest
 from pipeline.data.sharding.write import Content, Hosts, Layout, describe_sizes, pack, say_missing
@@ -45,6 +49,9 @@ def shard(params: Params, project: Path, log: Log) -> Path:
     storage = open_storage(params.storage.url, project, tell=lambda line: log(f"shard: {line}"))
     store = storage if isinstance(storage, Bucket) else None
     spec = source.spec(raw)
+    values: dict[RawSplit, npt.NDArray[np.float64]] = {}
+    if isinstance(source, OwnSource) and source.options.factors:
+        values = {"train": source.factors(raw, "train"), "test": source.factors(raw, "test")}
     content = Content(
         source=source.name,
         source_files=checksums,
@@ -53,6 +60,8 @@ def shard(params: Params, project: Path, log: Log) -> Path:
         examples={"train": source.examples(raw, "train"), "test": source.examples(raw, "test")},
         val_keys=source.val_keys(raw) if isinstance(source, OwnSource) else frozenset(),
         folders=folders_read(source, raw),
+        factors=params.data.own.factors if values else (),
+        factor_values=values,
     )
     layout = Layout(
         encoding=params.data.encoding if spec.kind == "image" else "npy",

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline.config.params import Params, parse_params
 from pipeline.data.example import RawSplit
-from pipeline.data.sources import Examples, Source, make_source
+from pipeline.data.sources import Examples, OwnSource, Source, make_source
 from pipeline.stages.fetch import fetch
 from tests.helpers.project import REPOSITORY
 
@@ -47,6 +49,11 @@ class Brought:
 
     def examples(self, split: RawSplit) -> Examples:
         return self.source.examples(self.raw, split)
+
+    def factors(self, split: RawSplit) -> npt.NDArray[np.float64]:
+        """`data.own.factors` of each example."""
+        assert isinstance(self.source, OwnSource)
+        return self.source.factors(self.raw, split)
 
     def classes(self, split: RawSplit) -> list[str | None]:
         """Class name of each example."""

@@ -6,12 +6,14 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from ie_model.spec import DataSpec, Preprocessing
 from pipeline.data.example import Examples, RawSplit
@@ -19,7 +21,7 @@ from pipeline.data.sharding.assignment import Deal, deal
 from pipeline.data.sharding.tar_target import TarFolder, TarStore
 from pipeline.data.sharding.tar_writer import Faults, Packed, Packing, Tar, pack_tar
 from pipeline.data.sharding.work_dir import Unfinished, unfinished
-from pipeline.data.shards.index import describe_rows
+from pipeline.data.shards.index import describe_rows, factor_column
 from pipeline.data.shards.manifest import FORMAT, Manifest, Split, SplitName, label_hash, write_manifest
 from pipeline.data.shards.sample_codec import Encoding
 from pipeline.errors import DataError
@@ -56,6 +58,12 @@ class Content:
 
     folders: tuple[Path, ...] = ()
     """Of this machine, that the examples are read from."""
+
+    factors: tuple[str, ...] = ()
+    """Names of F columns beside the classes."""
+
+    factor_values: dict[RawSplit, npt.NDArray[np.float64]] = field(default_factory=dict)
+    """Of each example, `[N, F]`, NaN where a value is missing; where there are factors."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ def pack(
         packing = Packing(target, content.spec, layout.encoding, content.examples, content.folders)
         speed = _write_tars(packing, dealt, run, writers, hosts, log, keep_gaps=faults == "skip")
         skipped = _settle_faults(run, dealt, content, faults, log)
-        splits = {name: _describe(run, name, tars, content.spec) for name, tars in dealt.tars.items()}
+        splits = {name: _describe(run, name, tars, content) for name, tars in dealt.tars.items()}
         for c, count in splits["train"].class_counts.items():
             if count < 2 and skipped:
                 raise DataError(
@@ -156,6 +164,7 @@ def pack(
             split_seed=layout.split_seed,
             skipped=skipped,
             label_hash=label_hash(splits["train"].samples),
+            factors=content.factors,
             splits=splits,
         )
         write_manifest(run.shards, manifest)
@@ -188,7 +197,8 @@ def _identity(content: Content, layout: Layout, dealt: Deal) -> str:
         "deal": dealt.digest,
         "pillow": version("pillow"),
     }
-    return fingerprint(inputs, SHARDING)
+    # The files that `source_files` names do not tell which of their columns are factors.
+    return fingerprint(inputs | ({"factors": content.factors} if content.factors else {}), SHARDING)
 
 
 def _write_tars(
@@ -245,13 +255,26 @@ def _updates(meter: Meter, before: int, started: float) -> Callable[[int], None]
     return update
 
 
-def _describe(run: Unfinished, name: SplitName, tars: list[Tar], spec: DataSpec) -> Split:
+def _describe(run: Unfinished, name: SplitName, tars: list[Tar], content: Content) -> Split:
     """A split of finished tars; those of which every example was left out are none."""
-    found = [(tar.name, shard) for tar in tars if (shard := run.shard(tar.name)) is not None]
+    found = [(tar, shard) for tar in tars if (shard := run.shard(tar.name)) is not None]
     if not found:
         raise DataError(f"split {name} has no example that can be used; see the examples left out")
-    rows = (run.rows(tar) for tar, _ in found)
-    return describe_rows(run.shards, name, [shard for _, shard in found], rows, spec)
+    rows = (_with_factors(run.rows(tar.name), tar, content) for tar, _ in found)
+    return describe_rows(run.shards, name, [shard for _, shard in found], rows, content.spec, content.factors)
+
+
+def _with_factors(rows: pa.Table, tar: Tar, content: Content) -> pa.Table:
+    """The rows of a tar with a column for each factor."""
+    if not content.factors:
+        return rows
+    values = content.factor_values[tar.raw_split][tar.rows]
+    if len(rows) < len(values):  # some were left out
+        kept = set(rows["key"].to_pylist())
+        values = values[[content.examples[tar.raw_split].keys[i] in kept for i in tar.rows.tolist()]]
+    for name, column in zip(content.factors, values.T, strict=True):
+        rows = rows.append_column(factor_column(name), pa.array(column, mask=np.isnan(column)))
+    return rows
 
 
 def _settle_faults(run: Unfinished, dealt: Deal, content: Content, faults: Faults, log: Log) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 Two files a split, a row a sample, in the order of the manifest's shards and of the samples in them. The index is an
 .npy file of rows of fixed width (`ROW`), which all processes of a host map: one file and not one a tar, since a process
-may have 65,530 maps. The keys are a Parquet file with a row group a shard, which training does not read.
+may have 65,530 maps. The keys are a Parquet file with a row group a shard, which training does not read; the user's
+factors are further columns of it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ ROW = np.dtype([("offset", "<i8"), ("key64", "<u8"), ("size", "<u4"), ("crc32", 
 """Of the index: first byte in the tar, `key64` of the key, length and CRC-32 of these bytes, class (-1: not known)."""
 
 Rows = npt.NDArray[np.void]
+
+
+def factor_column(name: str) -> pa.Field:
+    """A factor in Parquet files of keys and of latents; null where its value is missing."""
+    return pa.field(f"factor_{name}", pa.float64())
+
 
 _AT_ONCE = 2048
 
@@ -163,9 +170,17 @@ class SplitIndex:
         Raises:
             DataError: the file is damaged; names it.
         """
+        return Keys(self._of_keys(["key"])["key"])
+
+    @cached_property
+    def factors(self) -> pa.Table:
+        """A column of each factor, see `factor_column`, 8 bytes a row. Raises as `keys`."""
+        return self._of_keys([name for name in pq.read_schema(self.keys_path).names if name != "key"])
+
+    def _of_keys(self, columns: list[str]) -> pa.Table:
         if sha256_file(self.keys_path) != self.keys_sha256:
             raise DataError(f"{self.keys_path}: damaged, its SHA-256 is not the manifest's; {REMEDY}")
-        return Keys(pq.read_table(self.keys_path)["key"])
+        return pq.read_table(self.keys_path, columns=columns)
 
     def key(self, position: int) -> str:
         """One name, for messages; reads those of its shard."""
@@ -175,7 +190,7 @@ class SplitIndex:
         """Names of positions start..stop; reads those of their shards. Raises as `keys`."""
         shards = range(int(self.shard_of(start)), int(self.shard_of(stop - 1)) + 1)
         with self._damage_named():
-            column = pq.ParquetFile(self.keys_path).read_row_groups(list(shards))["key"]
+            column = pq.ParquetFile(self.keys_path).read_row_groups(list(shards), columns=["key"])["key"]
         return Keys(column)[start - self.rows_of(shards[0]).start : stop - self.rows_of(shards[0]).start]
 
     def keys_of_shards(self) -> list[int]:
@@ -225,11 +240,19 @@ def describe_split(folder: Path, name: SplitName, shards: Sequence[Shard], spec:
 
 
 def describe_rows(
-    folder: Path, name: SplitName, shards: Sequence[Shard], tables: Iterable[pa.Table], spec: DataSpec
+    folder: Path,
+    name: SplitName,
+    shards: Sequence[Shard],
+    tables: Iterable[pa.Table],
+    spec: DataSpec,
+    factors: Sequence[str] = (),
 ) -> Split:
     """A split of tars whose rows are known, a table a tar; writes index and keys, the same rows as the same bytes.
 
     Memory: the rows of one tar.
+
+    Args:
+        tables: of `SCHEMA`, and the columns of `factors`.
 
     Raises:
         DataError: a tar has not as many rows as samples.
@@ -237,10 +260,10 @@ def describe_rows(
     index, keys = folder / f"index-{name}.npy", folder / f"keys-{name}.parquet"
     counts, total = np.zeros(spec.num_classes, dtype=np.int64), sum(shard.samples for shard in shards)
     header = {"descr": np.lib.format.dtype_to_descr(ROW), "fortran_order": False, "shape": (total,)}
-    names = SCHEMA.field("key")
+    names = pa.schema([SCHEMA.field("key"), *map(factor_column, factors)])
     with (
         index.open("wb") as file,
-        pq.ParquetWriter(keys, pa.schema([names]), compression="zstd", write_statistics=False) as writer,
+        pq.ParquetWriter(keys, names, compression="zstd", write_statistics=False) as writer,
     ):
         np.lib.format.write_array_header_2_0(file, header)
         for shard, table in zip(shards, tables, strict=True):
@@ -252,7 +275,7 @@ def describe_rows(
             part["size"] = table["size"].cast(pa.uint32()).to_numpy()
             part["key64"] = [key64(key) for key in table["key"].to_pylist()]
             file.write(part.tobytes())
-            writer.write_table(table.select(["key"]), row_group_size=len(table))
+            writer.write_table(table.select(names.names), row_group_size=len(table))
             counts += np.bincount(part["y"][part["y"] >= 0], minlength=spec.num_classes)
     return Split(
         samples=total,

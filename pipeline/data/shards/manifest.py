@@ -71,7 +71,7 @@ class Split(BaseModel):
     """Place of each sample, see `pipeline.data.shards.index`."""
 
     keys: File
-    """Names of the samples, in the same order."""
+    """Names of the samples and their factors, in the same order."""
 
 
 class Manifest(BaseModel):
@@ -97,6 +97,9 @@ class Manifest(BaseModel):
     """Examples left out because of `data.faults: skip`, by reason."""
 
     label_hash: LabelHash = "sha256"
+    factors: tuple[str, ...] = ()
+    """Columns of numbers beside the class, in the files of the keys."""
+
     splits: dict[SplitName, Split]
 
 
@@ -108,7 +111,8 @@ def write_shard(path: Path, samples: Sequence[dict[str, Any]]) -> Shard:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes it with the checksum of its own content."""
-    write_json(folder / MANIFEST, seal(manifest.model_dump(mode="json")))
+    absent = None if manifest.factors else {"factors"}  # without factors the file is as it was before there were any
+    write_json(folder / MANIFEST, seal(manifest.model_dump(mode="json", exclude=absent)))
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import stat
 from array import array
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from pipeline.data.example import KEY
@@ -23,7 +26,7 @@ class Table(PictureSource):
     """See `pipeline.data.sources.base.Source`.
 
     Columns are `path` (relative to data.folder), `label` (empty where it is not known), and optionally `split` (train,
-    val or test) and `key`; others are passed over.
+    val or test), `key` and those of `data.own.factors`; others are passed over.
     """
 
     @property
@@ -38,9 +41,10 @@ class Table(PictureSource):
         root = checked_folder(self.folder)
         walk = Walk(root, strict=False)
         table = _only_table(root, walk)
-        rows = _Rows(root, table)
+        factors = [name.lower() for name in self.options.factors]
+        rows = _Rows(root, table, factors)
         with contextlib.closing(Meter("fetch: table", count_rows(table), "rows")) as meter:
-            for count, (number, row) in enumerate(read_rows(table), 1):
+            for count, (number, row) in enumerate(read_rows(table, factors), 1):
                 rows.add(number, row)
                 meter.update(count)
         for path in walk.below(root):
@@ -65,8 +69,8 @@ def _only_table(root: Place, walk: Walk) -> Place:
 class _Rows:
     """The examples of a table's rows."""
 
-    def __init__(self, root: Place, table: Place) -> None:
-        self.root, self.table = root, table
+    def __init__(self, root: Place, table: Place, factors: Sequence[str]) -> None:
+        self.root, self.table, self.factors = root, table, factors
         self.files: list[Found] = []
         self._numbers = array("q")
         self._paths: dict[str, int] = {}
@@ -92,7 +96,7 @@ class _Rows:
         """Raises DataError: an example of val or test is of a class that train does not have."""
         files = self.files
         if not any(file.split == "test" for file in files):  # test is carved from train
-            files = [Found(f.path, f.label, None, f.key) if f.split == "train" else f for f in files]
+            files = [replace(file, split=None) if file.split == "train" else file for file in files]
         trained = {file.label for file in files if file.split in (None, "train") and file.label is not None}
         for number, file in zip(self._numbers, files, strict=True):
             if file.label is not None and file.label not in trained:
@@ -125,7 +129,8 @@ class _Rows:
                 f"{where}: key is {key!r}; allowed are up to 80 letters, digits, '_' and '-', the first no '_' or "
                 "'-'; without the column, keys are made of the paths"
             )
-        return Found(name, label or None, split, key or key_of(name))
+        factors = tuple(_number(row[factor], factor, where) for factor in self.factors)
+        return Found(name, label or None, split, key or key_of(name), factors=factors)
 
     def _path(self, where: str, text: str) -> str:
         """The picture's path below the table's folder."""
@@ -159,3 +164,13 @@ class _Rows:
         if folder not in self._inside:
             self._inside[folder] = path.parent.resolve().is_relative_to(self.root)
         return self._inside[folder]
+
+
+def _number(text: str, factor: str, where: str) -> float | None:
+    """A factor's value, None where it is missing. Raises DataError: it is no finite number."""
+    if stripped(text).lower() in ("", "na", "n/a", "nan", "null"):
+        return None
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    raise DataError(f"{where}: factor {factor!r} is {text[:80]!r}; allowed: a finite number, or nothing where unknown")

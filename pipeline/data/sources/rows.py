@@ -15,7 +15,7 @@ from pipeline.data.sources.walk import Place, size_of
 from pipeline.errors import DataError
 
 COLUMNS = ("path", "label", "split", "key")
-"""Those that are read; the first two must be there."""
+"""Those that are always read; the first two must be there."""
 
 TABLES = (".csv", ".tsv", ".parquet")
 MOST_ROWS = 5_000_000
@@ -33,17 +33,21 @@ def place(path: Place, number: int) -> str:
     return f"{path}: {'row' if path.suffix.lower() == '.parquet' else 'line'} {number}"
 
 
-def read_rows(path: Place) -> Iterator[tuple[int, Row]]:
+def read_rows(path: Place, others: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:
     """The line of each row, in Parquet its number from 1 on, and its values; what is missing is empty.
 
     Memory: a batch of rows, whatever the size of the table.
 
+    Args:
+        others: columns to read beside `COLUMNS`, in lower case.
+
     Raises:
-        DataError: it is not such a table, has more than `MOST_ROWS` rows or no column `path` or `label`; names the
-            file, and the line or row.
+        DataError: it is not such a table, has more than `MOST_ROWS` rows or no column `path`, `label` or one of
+            `others`; names the file, and the line or row.
     """
     _check_size(path)
-    rows = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+    columns = (*COLUMNS, *others)
+    rows = _read_parquet(path, columns) if path.suffix.lower() == ".parquet" else _read_csv(path, columns)
     for count, (number, row) in enumerate(rows, 1):
         if count > MOST_ROWS:
             raise DataError(f"{place(path, number)}: a table has at most {MOST_ROWS:,} rows")
@@ -78,7 +82,7 @@ def _check_size(path: Place) -> None:
         raise DataError(f"{path}: {size // 1_000_000:,} MB; a table has at most {_MOST_BYTES // 1_000_000:,} MB")
 
 
-def _read_csv(path: Place) -> Iterator[tuple[int, Row]]:
+def _read_csv(path: Place, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
     with path.open("rb") as file, contextlib.ExitStack() as stack:
         encoding, skip = encoding_of(file.read(4))
         file.seek(skip)
@@ -86,7 +90,7 @@ def _read_csv(path: Place) -> Iterator[tuple[int, Row]]:
             # Strict: what is not in the encoding is an error with its place.
             text = stack.enter_context(io.TextIOWrapper(file, encoding, newline=""))
             lines = _lines(text, path)
-            names, delimiter = _header(next(lines, ""), path)
+            names, delimiter = _header(next(lines, ""), path, columns)
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             for values in reader:
                 number = reader.line_num + 1
@@ -96,7 +100,7 @@ def _read_csv(path: Place) -> Iterator[tuple[int, Row]]:
                     found = f"{len(values)} of {len(names)}"
                     raise DataError(f"{place(path, number)}: not as many values as there are columns, {found}")
                 row = dict(zip(names, values, strict=True))
-                yield number, {column: row.get(column, "") for column in COLUMNS}
+                yield number, {column: row.get(column, "") for column in columns}
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{path}: not a CSV file in {encoding.upper()} ({_first_wrong(path, encoding)}); {ADVICE}"
@@ -133,20 +137,20 @@ def _first_wrong(path: Place, encoding: str) -> str:
     return "it ends within a character"
 
 
-def _header(line: str, path: Place) -> tuple[list[str], str]:
+def _header(line: str, path: Place, columns: Sequence[str]) -> tuple[list[str], str]:
     """The names of the columns and what parts them: the one of `,`, `;`, tab and `|` that gives the needed columns."""
     _check_number(path, 1 + max(line.count(d) for d in ",;\t|"))
     found = [([stripped(name) for name in next(csv.reader([line], delimiter=d), [])], d) for d in ",;\t|"]
     for names, delimiter in found:
         plain = [name.lower() for name in names]
         if all(column in plain for column in COLUMNS[:2]):
-            _check_columns(path, plain)
+            _check_columns(path, plain, columns)
             return plain, delimiter
-    _check_columns(path, max(found, key=lambda f: len(f[0]))[0])
+    _check_columns(path, max(found, key=lambda f: len(f[0]))[0], columns)
     raise AssertionError("not reached")
 
 
-def _read_parquet(path: Place) -> Iterator[tuple[int, Row]]:
+def _read_parquet(path: Place, wanted: Sequence[str]) -> Iterator[tuple[int, Row]]:
     # Here, and not at the top: pyarrow takes long to load, and few tables need it.
     import pyarrow
     import pyarrow.parquet as pq
@@ -155,10 +159,10 @@ def _read_parquet(path: Place) -> Iterator[tuple[int, Row]]:
         with path.open("rb") as opened:
             file = pq.ParquetFile(opened)
             names = {stripped(name).lower(): name for name in file.schema_arrow.names}
-            _check_columns(path, [stripped(name).lower() for name in file.schema_arrow.names])
+            _check_columns(path, [stripped(name).lower() for name in file.schema_arrow.names], wanted)
             if file.metadata.num_rows > MOST_ROWS:
                 raise DataError(f"{path}: {file.metadata.num_rows:,} rows; a table has at most {MOST_ROWS:,}")
-            columns = [names[column] for column in COLUMNS if column in names]
+            columns = [names[column] for column in wanted if column in names]
             for column in columns:
                 kind = file.schema_arrow.field(column).type
                 if pyarrow.types.is_nested(kind) or "binary" in str(kind):
@@ -168,7 +172,7 @@ def _read_parquet(path: Place) -> Iterator[tuple[int, Row]]:
                 batch.validate(full=True)  # text that is not UTF-8
                 for values in batch.to_pylist():
                     number += 1
-                    row = {column: values.get(names.get(column, "")) for column in COLUMNS}
+                    row = {column: values.get(names.get(column, "")) for column in wanted}
                     yield number, {column: _text(value) for column, value in row.items()}
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
@@ -176,10 +180,10 @@ def _read_parquet(path: Place) -> Iterator[tuple[int, Row]]:
         ) from error
 
 
-def _check_columns(path: Place, names: Sequence[str]) -> None:
+def _check_columns(path: Place, names: Sequence[str], wanted: Sequence[str]) -> None:
     _check_number(path, len(names))
-    for column in COLUMNS:
-        if names.count(column) > 1 or (names.count(column) == 0 and column in COLUMNS[:2]):
+    for column in wanted:
+        if names.count(column) > 1 or (names.count(column) == 0 and column not in COLUMNS[2:]):
             there = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
             raise DataError(f"{path}: expected one column {column!r}; its columns are: {there}")
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ie_model.spec import DataSpec
 from pipeline.data.example import KEY, Examples, RawSplit
 from pipeline.data.sources.base import PlainSource, RawFile
-from pipeline.data.sources.labels import OwnSplit, check_unlike
+from pipeline.data.sources.labels import OwnSplit, check_unlike, stripped
 from pipeline.data.sources.walk import Place, counted, size_of, write_passed_over
 from pipeline.errors import DataError
 from pipeline.storage.object_path import ObjectPath, objects_below
@@ -26,8 +29,10 @@ from pipeline.utils.files import read_json, sha256_file
 from pipeline.utils.progress import Log, Meter
 
 LISTING = "files.json"
+_COLUMNS = ("path", "label", "split", "key", "size")
 _FORMAT = 1
 _UNSAFE = re.compile("[^A-Za-z0-9]+")
+_NO_FACTORS = ("path", "label", "split", "key", "x", "y")
 
 
 class OwnParams(BaseModel):
@@ -57,6 +62,21 @@ class OwnParams(BaseModel):
     test_size: float = Field(gt=0, lt=1)
     """Share of each class that becomes test where the folder has no test split of its own."""
 
+    factors: tuple[Annotated[str, Field(max_length=100)], ...] = Field((), max_length=100)
+    """Of tables and vectors: numeric columns beside the label, such as a site or an angle, that `evaluate` looks for in
+    r and v. The model never sees them."""
+
+    @field_validator("factors")
+    @classmethod
+    def _check_factors(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        plain = [name.lower() for name in names]
+        for name in names:
+            if plain.count(name.lower()) > 1 or not name.isprintable() or name != stripped(name) or not name:
+                raise ValueError(f"{name!r}; allowed: names of columns, each once")
+            if name.lower() in _NO_FACTORS:
+                raise ValueError(f"{name!r} is no factor; allowed: columns other than {', '.join(_NO_FACTORS)}")
+        return names
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -73,6 +93,9 @@ class Found:
 
     key: str
     """See `Example.key`."""
+
+    factors: tuple[float | None, ...] = field(default=(), kw_only=True)
+    """Value of each of `OwnSource.file_factors`; None where it is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +153,11 @@ class OwnSource(PlainSource, ABC):
     def most_bytes(self) -> int:
         """A larger file is refused before it is read."""
 
+    @property
+    def file_factors(self) -> tuple[str, ...]:
+        """Those of `options.factors` that are known file by file."""
+        return self.options.factors
+
     @abstractmethod
     def find(self) -> Layout:
         """Looks through data.folder.
@@ -146,6 +174,11 @@ class OwnSource(PlainSource, ABC):
     def examples(self, raw: Path, split: RawSplit) -> Examples:
         """See `pipeline.data.sources.base.Source.examples`."""
 
+    def factors(self, raw: Path, split: RawSplit) -> npt.NDArray[np.float64]:
+        """`options.factors` of each of `examples`, `[N, F]`; NaN where a value is missing. Raises as `examples`."""
+        values = [file.factors for file in self.split(raw, split)]
+        return np.array(values, dtype=np.float64).reshape(len(values), len(self.file_factors))
+
     def write_listing(self, raw: Path, log: Log) -> None:
         """Writes down in `raw` which files there are, and their checksums. Raises as `find`."""
         objects_below.cache_clear()
@@ -158,7 +191,7 @@ class OwnSource(PlainSource, ABC):
             meter.update(i)
         meter.close()
         version = "etag" if isinstance(self.folder, ObjectPath) else "sha256"
-        _write(raw / LISTING, self.name, layout.classes, version, listed)
+        _write(raw / LISTING, self.name, layout.classes, [*_COLUMNS, version, *self.file_factors], listed)
         write_passed_over(raw, layout.ignored)
         for note in layout.notes:
             log(f"fetch: {self.name}: {note}")
@@ -205,8 +238,10 @@ class OwnSource(PlainSource, ABC):
         try:
             if (found["format"], found["source"]) != (_FORMAT, self.name):
                 raise ValueError(f"it is of source {found['source']!r}, format {found['format']!r}")
+            if (of := tuple(found["columns"][len(_COLUMNS) + 1 :])) != self.file_factors:
+                raise ValueError(f"its factors are {list(of)}, data.own.factors {list(self.file_factors)}")
             classes = tuple(found["classes"])
-            files = [Listed(*_row(values)) for values in found["files"]]
+            files = [_row(values, len(of)) for values in found["files"]]
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: not a list of files for {self.name} ({error}); run `ie fetch`") from error
         return classes, files
@@ -296,17 +331,20 @@ def _check_classes(folder: Place, layout: Layout) -> None:
             raise DataError(f"{folder}: class {label!r} has {sizes[label]} example(s) in train; at least 2 are needed")
 
 
-def _row(values: Any) -> tuple[Any, ...]:
-    path, label, split, key, size, version = values
+def _row(values: Any, num_factors: int) -> Listed:
+    path, label, split, key, size, version, *factors = values
     inside = isinstance(path, str) and not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
     if not inside or not KEY.fullmatch(key) or split not in ("train", "val", "test", None):
         raise ValueError(f"entry {values!r:.80}")
-    return path, label, split, key, size, version
+    if len(factors) != num_factors or not all(value is None or math.isfinite(value) for value in factors):
+        raise ValueError(f"entry {values!r:.80}")
+    return Listed(path, label, split, key, size, version, factors=tuple(factors))
 
 
-def _write(path: Path, name: str, classes: tuple[str, ...], version: str, files: list[Listed]) -> None:
+def _write(path: Path, name: str, classes: tuple[str, ...], columns: list[str], files: list[Listed]) -> None:
     """A file a line, so that two lists can be compared."""
-    columns = ["path", "label", "split", "key", "size", version]
     head = json.dumps({"format": _FORMAT, "source": name, "classes": classes, "columns": columns}, ensure_ascii=False)
-    rows = ",\n".join(json.dumps(list(asdict(file).values()), ensure_ascii=False) for file in files)
+    rows = ",\n".join(
+        json.dumps([f.path, f.label, f.split, f.key, f.size, f.version, *f.factors], ensure_ascii=False) for f in files
+    )
     path.write_text(f'{head[:-1]}, "files": [\n{rows}\n]}}\n', encoding="utf-8")

@@ -1,6 +1,7 @@
 """Files of feature vectors as tables of numbers: .csv, .tsv, .parquet, .npz, .npy. Nothing is unpickled.
 
 Columns are numbers, but for `label`, `split` and `key`; a Parquet column may be a list of numbers, as embeddings are.
+Those that the user calls factors are no features.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -47,20 +48,33 @@ class Rows:
     words: dict[str, list[str]]
     """`label`, `split`, `key` of each row where there is such a column; empty text where it has none."""
 
+    factors: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    """Columns `[N]` that are no features, by name in lower case; NaN where a value is missing."""
 
-def read_vectors(path: PurePath, data: bytes) -> Rows:
+
+def read_vectors(path: PurePath, data: bytes, factors: Sequence[str] = ()) -> Rows:
     """The content of a file of `TABLES`, or a matrix of .npy.
 
     Args:
         path: names the file in errors, its suffix the format; data: all of it.
+        factors: columns that are no features, in any case.
 
     Raises:
-        DataError: it is not such a file; the message names file, column and row.
+        DataError: it is not such a file, or lacks a factor; the message names file, column and row.
     """
-    suffix = path.suffix.lower()
+    suffix, names = path.suffix.lower(), [name.lower() for name in factors]
     if suffix == ARRAY:
-        return Rows(_matrix(path, "it", read_array(path, data)), (), {})
-    rows = _from_npz(path, data) if suffix == ".npz" else _from_table(path, data, suffix)
+        rows = Rows(_matrix(path, "it", read_array(path, data)), (), {})
+    else:
+        rows = _from_npz(path, data, names) if suffix == ".npz" else _from_table(path, data, suffix, names)
+    for name in names:
+        if name not in rows.factors:
+            there = f"; its features are: {', '.join(rows.features[:20])}" if rows.features else ""
+            raise DataError(f"{path}: no column {name!r}, which data.own.factors names{there}")
+        if len(wrong := np.flatnonzero(np.isinf(rows.factors[name]))):
+            raise DataError(f"{path}: row {wrong[0] + 1}: factor {name!r} is infinite")
+    if suffix == ARRAY:
+        return rows
     if not len(rows.x) or not rows.x.shape[1]:
         raise DataError(f"{path}: {rows.x.shape[0]} rows of {rows.x.shape[1]} features; at least one of each is needed")
     return rows
@@ -107,7 +121,7 @@ def _word(path: PurePath, name: str, row: int, value: object) -> str:
     return str(value)
 
 
-def _from_npz(path: PurePath, data: bytes) -> Rows:
+def _from_npz(path: PurePath, data: bytes, factors: Sequence[str]) -> Rows:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
@@ -120,17 +134,19 @@ def _from_npz(path: PurePath, data: bytes) -> Rows:
     except _NUMPY_ERRORS as error:
         raise DataError(f"{path}: not a .npz file that can be read ({_short(error)})") from error
     known = {"y": "label", **{word: word for word in WORDS}}
-    if "x" not in found or set(found) - {"x", *known}:
+    if "x" not in found or set(found) - {"x", *known, *factors}:
         names, more = ", ".join(found) or "none", "and optionally y (or label), split and key [N]"
         raise DataError(f"{path}: arrays are {names}; expected x [N, D], {more}")
     if "y" in found and "label" in found:
         raise DataError(f"{path}: holds both y and label; keep one")
     x = _matrix(path, "x", found["x"])
-    words = {known[name]: texts(path, name, values) for name, values in found.items() if name != "x"}
-    for name, values in words.items():
-        if len(values) != len(x):
-            raise DataError(f"{path}: {len(values)} values of {name} for {len(x)} rows of x")
-    return Rows(x, (), words)
+    words = {known[name]: texts(path, name, values) for name, values in found.items() if name in known}
+    numbers = {name: _matrix(path, name, found[name].reshape(-1, 1))[:, 0] for name in factors if name in found}
+    lengths = {name: len(values) for name, values in words.items()} | {n: len(values) for n, values in numbers.items()}
+    for name, num in lengths.items():
+        if num != len(x):
+            raise DataError(f"{path}: {num} values of {name} for {len(x)} rows of x")
+    return Rows(x, (), words, numbers)
 
 
 def _matrix(path: PurePath, name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -145,13 +161,13 @@ def _check_size(path: PurePath, rows: int, columns: int) -> None:
         raise DataError(f"{path}: {rows:,} rows of {columns:,} features; at most {MOST_VALUES:,} values")
 
 
-def _from_table(path: PurePath, data: bytes, suffix: str) -> Rows:
+def _from_table(path: PurePath, data: bytes, suffix: str, factors: Sequence[str]) -> Rows:
     # Here, and not at the top: pyarrow takes long to load.
     import pyarrow as pa
 
     try:
         table = _read_parquet(path, data) if suffix == ".parquet" else _read_csv(path, data)
-        return _columns(path, table)
+        return _columns(path, table, factors)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a {suffix} file that can be read ({_short(error)})") from error
 
@@ -189,12 +205,13 @@ def _read_csv(path: PurePath, data: bytes) -> Any:
     )
 
 
-def _columns(path: PurePath, table: Any) -> Rows:
+def _columns(path: PurePath, table: Any, factors: Sequence[str]) -> Rows:
     import pyarrow as pa
 
     _check_names(path, table.column_names)
     words: dict[str, list[str]] = {}
     features: list[str] = []
+    others: dict[str, npt.NDArray[np.float64]] = {}
     parts: list[npt.NDArray[np.float64]] = []
     for name, column in zip(table.column_names, table.columns, strict=True):
         if (plain := _plain(name)) in WORDS:
@@ -209,14 +226,18 @@ def _columns(path: PurePath, table: Any) -> Rows:
         elif pa.types.is_null(kind):
             values, names = np.full((len(column), 1), np.nan), [name]
         else:
-            raise DataError(
-                f"{path}: column {name!r} holds {_first_text(column)}; features are numbers: leave the column out"
-            )
+            rule = "a factor is a number" if plain in factors else "features are numbers: leave the column out"
+            raise DataError(f"{path}: column {name!r} holds {_first_text(column)}; {rule}")
+        if plain in factors:
+            if values.shape[1] != 1:
+                raise DataError(f"{path}: factor {name!r} holds lists; allowed: a number a row")
+            others[plain] = values[:, 0]
+            continue
         parts.append(values)
         features += names
     _check_size(path, len(table), len(features))
     x = np.concatenate(parts, axis=1) if parts else np.empty((len(table), 0))
-    return Rows(x, tuple(features), words)
+    return Rows(x, tuple(features), words, others)
 
 
 def _list_column(path: PurePath, name: str, column: Any) -> npt.NDArray[np.float64]:

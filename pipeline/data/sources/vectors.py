@@ -32,6 +32,9 @@ class _All:
     """`[N, D]`."""
 
     features: tuple[str, ...]
+    factors: npt.NDArray[np.float64]
+    """`[N, F]`; NaN where a value is missing."""
+
     labels: list[str]
     """Empty: unlabelled."""
 
@@ -56,6 +59,10 @@ class Vectors(OwnSource):
     def most_bytes(self) -> int:
         return 4_000_000_000
 
+    @property
+    def file_factors(self) -> tuple[str, ...]:
+        return ()  # a file holds many examples
+
     def find(self) -> Layout:
         root = checked_folder(self.folder)
         walk = Walk(root, strict=False)
@@ -64,7 +71,7 @@ class Vectors(OwnSource):
         for file in found:
             self.checked_size(root / file.path)
             parts.append((file, (root / file.path).read_bytes()))
-        rows = _joined(root, parts)
+        rows = _joined(root, parts, self.options.factors)
         classes = _classes(root, rows)
         return Layout(classes, tuple(found), walk.passed_over, rows.notes)
 
@@ -91,7 +98,12 @@ class Vectors(OwnSource):
         index = {name: i for i, name in enumerate(classes)}
         y = np.array([index.get(rows.labels[i], -1) for i in members])
         keys = [rows.keys[i] for i in members]
-        return VectorExamples(keys, y, self.folder, tuple(files), members, self.preprocessing(raw))
+        scales = self.preprocessing(raw)
+        return VectorExamples(keys, y, self.folder, tuple(files), self.options.factors, members, scales)
+
+    def factors(self, raw: Path, split: RawSplit) -> npt.NDArray[np.float64]:
+        rows = self._rows(raw)
+        return rows.factors[self._members(rows, split)]
 
     def _members(self, rows: _All, split: RawSplit) -> IntArray:
         """Rows of a raw split; those of val are of raw train."""
@@ -105,7 +117,7 @@ class Vectors(OwnSource):
         return np.flatnonzero(np.array(is_test) == (split == "test"))
 
     def _rows(self, raw: Path) -> _All:
-        return _read(self.folder, tuple(self.read_listing(raw)[1]))
+        return _read(self.folder, tuple(self.read_listing(raw)[1]), self.options.factors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +128,14 @@ class VectorExamples(Examples):
     y: IntArray
     folder: Place
     files: tuple[Listed, ...]
+    factors: tuple[str, ...]
+    """Columns that are no features."""
+
     members: IntArray
     scales: Preprocessing
 
     def read(self, i: int) -> Values:
-        rows = _read(self.folder, self.files)
+        rows = _read(self.folder, self.files, self.factors)
         row = int(self.members[i])
         try:
             return standardised(rows.x[row], self.scales)
@@ -203,11 +218,13 @@ def _array_name(stem: str) -> tuple[str, OwnSplit | None] | None:
 
 # Every process reads the files once; two, for the folders of a test.
 @functools.lru_cache(maxsize=2)
-def _read(folder: Place, files: tuple[Listed, ...]) -> _All:
-    return _joined(folder, [(file, read_checked(folder, file)) for file in files])
+def _read(folder: Place, files: tuple[Listed, ...], factors: tuple[str, ...]) -> _All:
+    return _joined(folder, [(file, read_checked(folder, file)) for file in files], factors)
 
 
-def _joined(root: Place, parts: list[tuple[Listed, bytes]] | list[tuple[Found, bytes]]) -> _All:
+def _joined(
+    root: Place, parts: list[tuple[Listed, bytes]] | list[tuple[Found, bytes]], factors: tuple[str, ...]
+) -> _All:
     """The rows of all files, each label and split in its one spelling. Raises DataError: they do not fit."""
     by_key = {file.key: (file, data) for file, data in parts}
     tables: list[tuple[Found, Rows]] = []
@@ -215,7 +232,7 @@ def _joined(root: Place, parts: list[tuple[Listed, bytes]] | list[tuple[Found, b
         path = root / file.path
         if key.endswith(_LABELS):
             continue
-        rows = read_vectors(path, data)
+        rows = read_vectors(path, data, factors)
         if (pair := by_key.get(key + _LABELS)) is not None:
             other = root / pair[0].path
             labels = texts(other, "y", read_array(other, pair[1]))
@@ -228,11 +245,13 @@ def _joined(root: Place, parts: list[tuple[Listed, bytes]] | list[tuple[Found, b
         tables.append((file, rows))
     tables.sort(key=lambda table: table[0].split not in (None, "train"))
     first_file, first = tables[0]
-    x, labels, splits, keys, where = [], [], [], [], []
+    x, others, labels, splits, keys, where = [], [], [], [], [], []
     notes: Counter[str] = Counter()
     for file, rows in tables:
         path = root / file.path
         x.append(_in_order(path, rows, first_file.path, first))
+        columns = [rows.factors[name.lower()] for name in factors]
+        others.append(np.array(columns, dtype=np.float64).reshape(len(factors), len(rows.x)).T)
         for i in range(len(rows.x)):
             place = f"{path}: row {i + 1}"
             label, said = _label(rows.words["label"][i], place)
@@ -259,7 +278,7 @@ def _joined(root: Place, parts: list[tuple[Listed, bytes]] | list[tuple[Found, b
         labels = ["" if label == "-1" else label for label in labels]
         notes["label(s) are -1, which stands for unlabelled"] += minus
     told = tuple(f"{num} {what}" for what, num in notes.items())
-    return _All(np.concatenate(x), first.features, labels, splits, keys, where, told)
+    return _All(np.concatenate(x), first.features, np.concatenate(others), labels, splits, keys, where, told)
 
 
 def _in_order(path: Place, rows: Rows, other: str, first: Rows) -> npt.NDArray[np.float64]:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,33 @@ def test_skipped_examples_are_counted_in_the_manifest_and_named_in_the_log(tmp_p
     text = "\n".join(lines)
     assert f"4 of {ALL} examples cannot be used: 3 cannot be read, 1 not as the spec says (class 'a': 2 of" in text
     assert all(f"train-{i} is damaged" in text for i in (0, 7, 8)) and "'train-13'" in text
+
+
+def with_factor(made_of: Content) -> Content:
+    """A factor whose value is the row, missing in each tenth."""
+    values = {split: np.arange(len(examples), dtype=float) for split, examples in made_of.examples.items()}
+    for column in values.values():
+        column[::10] = np.nan
+    columns = {split: column[:, None] for split, column in values.items()}
+    return replace(made_of, factors=("row",), factor_values=columns)
+
+
+@pytest.mark.parametrize("writers", [1, 2])
+def test_factors_stay_with_their_examples_where_others_are_left_out(writers: int, tmp_path: Path) -> None:
+    faulty = with_factor(content(made("train", 200, unreadable=(0, 7, 8), misshapen=(13,))))
+    pack(faulty, LAYOUT, tmp_path / "made", silent, faults="skip", writers=writers)
+    dataset = ShardedDataset.open(tmp_path / "made")
+    for split in dataset.manifest.splits:
+        index = dataset.index(split)
+        rows = [int(key.rpartition("-")[2]) for key in index.keys]
+        assert index.factors["factor_row"].to_pylist() == [float(i) if i % 10 else None for i in rows]
+
+
+def test_tars_of_data_with_other_factors_are_not_used_again(tmp_path: Path) -> None:
+    fail_late(tmp_path / "made")
+    lines: list[str] = []
+    pack(with_factor(content()), LAYOUT, tmp_path / "made", lines.append, writers=1)
+    assert "are kept" not in "\n".join(lines)
 
 
 def test_finished_tars_serve_a_run_that_skips_and_one_with_gaps_serves_no_fatal_run(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.data.shards.dataset import ShardedDataset
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.errors import DataError
 from pipeline.stages.shard import shard
-from tests.helpers.own import Brought, picture, write_digits
+from tests.helpers.own import Brought, own_params, picture, write_digits
 
 GOOD = [(f"p/{i}.png", "ab"[i % 2]) for i in range(8)]
 
@@ -144,3 +144,46 @@ def test_a_table_that_is_none_is_named(folder: Path, tmp_path: Path, files: dict
     with pytest.raises(DataError, match=message) as caught:
         Brought("table", folder, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def factor_csv(folder: Path, angles: list[str], header: str = "Angle") -> None:
+    rows = [f"{path},{label},{angle}" for (path, label), angle in zip(GOOD, angles, strict=True)]
+    (folder / "list.csv").write_text("\n".join([f"path,label,{header}", *rows]))
+
+
+def test_factors_are_kept_in_order_with_what_is_missing_and_change_no_tar(folder: Path, tmp_path: Path) -> None:
+    factor_csv(folder, ["1.5", "", "NaN", "-3", "4e2", "5", "6", "7"])
+    plain = shard(Brought("table", folder, tmp_path).params, tmp_path, lambda line: None)
+    before = {path.name: path.read_bytes() for path in plain.iterdir()}
+    brought = Brought("table", folder, tmp_path, factors=["ANGLE"])
+    values = [*brought.factors("train")[:, 0], *brought.factors("test")[:, 0]]
+    keys = [*brought.examples("train").keys, *brought.examples("test").keys]
+    out = shard(brought.params, tmp_path, lambda line: None)
+    dataset = ShardedDataset.open(out)
+    assert dataset.manifest.factors == ("ANGLE",)
+    stored: dict[str, float | None] = {}
+    for split in dataset.manifest.splits:
+        index = dataset.index(split)
+        stored |= dict(zip(index.keys, index.factors["factor_ANGLE"].to_pylist(), strict=True))
+    assert stored == {k: None if v != v else v for k, v in zip(keys, values, strict=True)}
+    assert sorted(v for v in stored.values() if v is not None) == [-3, 1.5, 5, 6, 7, 400]
+    changed = {path.name for path in out.iterdir() if path.read_bytes() != before[path.name]}
+    assert changed == {"manifest.json", "keys-train.parquet", "keys-val.parquet", "keys-test.parquet"}
+    assert b"factor" not in before["manifest.json"]
+
+
+@pytest.mark.parametrize("angle", ["left", "inf", "1,5"])
+def test_a_factor_that_is_no_number_is_named_with_its_line(folder: Path, tmp_path: Path, angle: str) -> None:
+    factor_csv(folder, ["1", f'"{angle}"', *"345678"])
+    with pytest.raises(DataError, match=rf"line 3: factor 'angle' is '{angle}'"):
+        Brought("table", folder, tmp_path, factors=["angle"])
+
+
+def test_a_factor_without_a_column_and_a_list_of_other_factors_are_refused(folder: Path, tmp_path: Path) -> None:
+    factor_csv(folder, [*"12345678"])
+    with pytest.raises(DataError, match="one column 'site'; its columns are: path, label, angle"):
+        Brought("table", folder, tmp_path, factors=["site"])
+    Brought("table", folder, tmp_path)
+    params = own_params("table", folder, factors=["angle"])
+    with pytest.raises(DataError, match=r"files\.json.*factors are \[\], data\.own\.factors \['angle'\].*ie fetch"):
+        shard(params, tmp_path, lambda line: None)

@@ -247,3 +247,58 @@ def test_vectors_files_of_other_columns_are_refused(tmp_path: Path) -> None:
     assert "test.csv: its columns are not those of" in message(
         written(tmp_path / "mine", train__csv=TEXT, test__csv=other), tmp_path
     ) or "train.csv: its columns are not those of" in message(tmp_path / "mine", tmp_path)
+
+
+def with_factors(folder: Path, **columns: Any) -> Path:
+    features = {name: X[:, i] for i, name in enumerate(NAMES[:4])}
+    return parquet(folder, "wine.parquet", label=[str(y) for y in Y], **features, **columns)
+
+
+def test_factors_are_no_features_and_stand_with_the_keys(tmp_path: Path) -> None:
+    site = [None if i % 5 == 0 else i % 3 for i in range(len(X))]
+    folder = with_factors(tmp_path / "mine", Site=site, angle=X[:, 5])
+    brought = Brought("vectors", folder, tmp_path, factors=["angle", "site"])
+    assert brought.source.spec(brought.raw).shape == (4,)
+    assert brought.source.preprocessing(brought.raw).features == NAMES[:4]
+    out = shard(brought.params, tmp_path, lambda line: None)
+    dataset = ShardedDataset.open(out)
+    found: dict[str, tuple[float, float | None]] = {}
+    for split in dataset.manifest.splits:
+        index = dataset.index(split)
+        table = index.factors
+        assert table.column_names == ["factor_angle", "factor_site"]
+        found |= dict(zip(index.keys, zip(*(column.to_pylist() for column in table.columns), strict=True), strict=True))
+    assert found == {f"row-{i:07d}": (X[i, 5], site[i]) for i in range(len(X))}
+    other = Brought("vectors", folder, tmp_path, factors=["angle", "f0"])
+    assert other.source.preprocessing(other.raw).features == (*NAMES[1:4], "Site")
+
+
+def test_an_npz_has_its_factors_as_arrays(tmp_path: Path) -> None:
+    folder = written(tmp_path / "mine", wine__npz=npz_bytes(x=X, y=Y, Angle=X[:, 2]))
+    brought = Brought("vectors", folder, tmp_path, factors=["angle"])
+    rows = [int(key[-7:]) for key in brought.examples("train").keys]
+    assert brought.factors("train")[:, 0].tolist() == X[rows, 2].tolist()
+
+
+@pytest.mark.parametrize(
+    ("values", "factor", "expected"),
+    [
+        (["a"] * len(X), "site", r"'site' holds 'a' in row 1; a factor is a number"),
+        (
+            X[:, 5],
+            "angle",
+            r"no column 'angle', which data\.own\.factors names; its features are: f0, f1, f2, f3, site",
+        ),
+        ([np.inf, *X[1:, 5]], "site", r"row 1: factor 'site' is infinite"),
+        (X[:, :2].tolist(), "site", r"factor 'site' holds lists"),
+    ],
+)
+def test_what_is_wrong_with_a_factor_is_one_line(values: Any, factor: str, expected: str, tmp_path: Path) -> None:
+    folder = with_factors(tmp_path / "mine", site=values)
+    with pytest.raises(DataError, match=rf"wine\.parquet: .*{expected}"):
+        Brought("vectors", folder, tmp_path, factors=[factor])
+
+
+def test_arrays_without_names_have_no_factors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"X\.npy: no column 'angle'"):
+        Brought("vectors", as_npy(tmp_path / "mine"), tmp_path, factors=["angle"])
