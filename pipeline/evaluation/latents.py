@@ -17,18 +17,20 @@ import torch
 
 from ie_model.artifact import Artifact
 from ie_model.inference import Encoded
+from pipeline.data.shards.index import factor_column
 from pipeline.errors import DataError
 from pipeline.utils.files import atomic_file
 
 _COMPRESSION = "zstd"
 
 
-def schema(artifact: Artifact, metadata: dict[str, str]) -> pa.Schema:
+def schema(artifact: Artifact, metadata: dict[str, str], factors: Sequence[str] = ()) -> pa.Schema:
     """Columns of a latents file.
 
     key; split; label (class name, null where not known); label_used (the run was trained with it); prediction;
     probabilities `[K]`; r = f_inv(x) `[R]`, the single-example embedding; v_mean and v_log_var `[V]` of q(v | r_y, x)
-    given the predicted class; bound_nats, U(x); squared_error, the mean over values of (x - reconstruction)^2.
+    given the predicted class; bound_nats, U(x); squared_error, the mean over values of (x - reconstruction)^2;
+    factor_<name> of each of the data's `factors`, null where its value is missing.
     """
     spec, config = artifact.model.spec, artifact.model.config
     fields = [
@@ -43,6 +45,7 @@ def schema(artifact: Artifact, metadata: dict[str, str]) -> pa.Schema:
         pa.field("v_log_var", pa.list_(pa.float32(), config.v_dim), nullable=False),
         pa.field("bound_nats", pa.float32(), nullable=False),
         pa.field("squared_error", pa.float32(), nullable=False),
+        *map(factor_column, factors),
     ]
     return pa.schema(fields, metadata=metadata)
 
@@ -68,12 +71,14 @@ def latent_table(
     y: npt.NDArray[np.int64],
     label_used: npt.NDArray[np.bool_] | None,
     encoded: Encoded,
+    factors: pa.Table | None = None,
 ) -> pa.Table:
     """Rows of a batch of examples, with the model's outputs.
 
     Args:
         columns: `schema` of the model.
         y: classes `[N]`, -1 where not known.
+        factors: the columns of factors in `columns`, N rows.
 
     Raises:
         DataError: a value is not finite; names the example and the column.
@@ -95,6 +100,8 @@ def latent_table(
     }
     for name, column in values.items():
         _check_finite(name, column, keys)
+    if factors is not None:
+        values |= {name: factors[name].combine_chunks() for name in factors.column_names}
     arrays = [
         values[field.name] if isinstance(values[field.name], pa.Array) else pa.array(values[field.name], field.type)
         for field in columns

@@ -118,7 +118,7 @@ class SliceEncoder:
             torch.set_num_threads(threads)
 
     def _encode(self, part: Slice) -> tuple[bytes, Totals]:
-        columns = schema(self.artifact, self.metadata)
+        columns = schema(self.artifact, self.metadata, self.dataset.manifest.factors)
         tables, sums = [columns.empty_table()], list[Totals]()
         seed = np.random.SeedSequence([self.settings.seed, SPLITS.index(part.split), part.number])
         generator = torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
@@ -133,7 +133,8 @@ class SliceEncoder:
             floats = to_float(x.to(self.device))
             encoded = encode(self.artifact, floats, self.artifact.prune, generator)
             used = self.used[positions] if part.split == "train" else None
-            tables.append(latent_table(columns, keys, part.split, y, used, encoded))
+            factors = self.dataset.index(part.split).factors.take(positions) if self.dataset.manifest.factors else None
+            tables.append(latent_table(columns, keys, part.split, y, used, encoded, factors))
             if part.split == "test":
                 sums.append(count(self.artifact, floats, y, encoded, self.settings, generator))
             else:

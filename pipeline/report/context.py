@@ -17,7 +17,7 @@ from pipeline.report.chart_data import drawn
 from pipeline.report.charts import error_chart, error_table, small_charts
 from pipeline.report.class_errors import CLASS_HEADER, MOST_CELLS, SHADES, class_errors, confusion_cells
 from pipeline.report.downloads import downloads
-from pipeline.report.inputs import Inputs
+from pipeline.report.inputs import FACTOR_HEADER, Inputs
 from pipeline.report.metric_text import grouped, number
 from pipeline.report.sprites import DRAWN_CHANNELS
 from pipeline.report.tiles import style, tiles
@@ -91,6 +91,8 @@ def page_context(inputs: Inputs, params: Params, project: Path) -> dict[str, Any
         ],
         "risk": _risk(inputs),
         "measures": measures,
+        "factor_header": FACTOR_HEADER,
+        "factors": inputs.factors,
         **_history(inputs),
         **_data(inputs),
         **_provenance(inputs, params, project),

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.report.charts import error_table
 from pipeline.report.class_errors import CLASS_HEADER, class_errors
 from pipeline.report.inputs import Inputs
-from pipeline.results.tables import LATENTS
+from pipeline.results.tables import FACTORS, LATENTS
 
 _MOST_BYTES = 300_000
 """Of a table inside of the page."""
@@ -46,6 +46,8 @@ def downloads(inputs: Inputs, results: Path) -> list[Download]:
         _file(results, "train/history.csv", "training by epoch"),
     ]  # fmt: skip
     found.append(_file(results, f"evaluate/{LATENTS}", "r, v and q(y|x) of every example, a folder of Parquet files"))
+    if inputs.factors:
+        found.append(_file(results, f"evaluate/{FACTORS}", "what r and v tell of the data's factors"))
     if inputs.sweep is not None:
         found.append(_file(results, "sweep/results.parquet", "every trial of the sweep"))
     return found

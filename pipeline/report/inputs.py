@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,17 @@ from pipeline.data.shards.manifest import MANIFEST, Manifest, read_manifest
 from pipeline.errors import DataError
 from pipeline.results.gallery_file import Gallery, read_gallery
 from pipeline.results.sweep_table import Results, finished, read_results
-from pipeline.results.tables import LATENTS, Table, count_pairs, latent_schema, numbers, read_csv, reading
+from pipeline.results.tables import (
+    FACTOR_COLUMNS,
+    FACTORS,
+    LATENTS,
+    Table,
+    count_pairs,
+    latent_schema,
+    numbers,
+    read_csv,
+    reading,
+)
 from pipeline.utils.checksums import check_results, read_sealed
 from pipeline.utils.files import read_json, sha256_file
 
@@ -26,6 +36,9 @@ _TRAIN_FILES = ("history.csv", "metrics.json", "timing.json")
 _EVALUATE_FILES = (
     "calibration.csv", "confusion.csv", "gallery.safetensors", f"{LATENTS}/", "measures.csv", "metrics.json",
     "risk_coverage.csv", "timing.json",
+)  # fmt: skip
+FACTOR_HEADER = (
+    "factor", "measure", "from", "linear", "MLP", "within a class, linear", "within a class, MLP", "not measured",
 )  # fmt: skip
 _SWEEP_FILES = ("results.parquet", "timing.json")
 
@@ -93,6 +106,9 @@ class Inputs:
 
     risk_coverage: tuple[Floats, Floats]
     sweep: Sweep | None
+    factors: list[tuple[str, ...]] = field(default_factory=list)
+    """Rows under `FACTOR_HEADER`; none where the data has no factors."""
+
     data: str = ""
     """The data in words, with the name of its folder."""
 
@@ -114,6 +130,8 @@ def read_inputs(project: Path, shards: Path, with_sweep: bool) -> Inputs:
     if with_sweep:
         check_results(results / "sweep", _SWEEP_FILES, "ie sweep")
     manifest = read_manifest(shards)
+    if manifest.factors:
+        check_results(evaluate, (FACTORS,), "ie evaluate")
     model = read_sealed(train / "model" / "config.json", "the trained model's config (run `ie train`)")
     try:
         fingerprint = str(model["provenance"]["fingerprint"])
@@ -156,6 +174,7 @@ def read_inputs(project: Path, shards: Path, with_sweep: bool) -> Inputs:
         calibration=_calibration(evaluate / "calibration.csv"),
         risk_coverage=_risk(evaluate / "risk_coverage.csv"),
         sweep=_sweep(results / "sweep") if with_sweep else None,
+        factors=_factors(evaluate / FACTORS) if manifest.factors else [],
     )
 
 
@@ -236,6 +255,16 @@ def _calibration(path: Path) -> tuple[Floats, Floats, Floats]:
 def _risk(path: Path) -> tuple[Floats, Floats]:
     table = read_csv(path, ["coverage", "risk"])
     return numbers(table, "coverage", path), numbers(table, "risk", path)
+
+
+def _factors(path: Path) -> list[tuple[str, ...]]:
+    table = read_csv(path, FACTOR_COLUMNS)
+    for column in FACTOR_COLUMNS[3:7]:
+        values = numbers(table, column, path, gaps=True)
+        table[column] = ["" if math.isnan(value) else f"{value:.2f}" for value in values]
+    table["measure"] = [{"r2": "R²"}.get(measure, measure) for measure in table["measure"]]
+    table["from"] = [source.replace("_", " ") for source in table["from"]]
+    return list(zip(*(table[column] for column in (*FACTOR_COLUMNS[:7], "reason")), strict=True))
 
 
 def _sweep(folder: Path) -> Sweep:

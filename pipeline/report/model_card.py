@@ -10,7 +10,7 @@ import numpy as np
 
 from ie_model.metrics.measures import mean_and_std
 from pipeline.config.methods import METHODS
-from pipeline.report.inputs import Inputs
+from pipeline.report.inputs import FACTOR_HEADER, Inputs
 from pipeline.report.metric_text import grouped, number
 from pipeline.report.tiles import style
 from pipeline.results.verdict import verdict
@@ -87,6 +87,7 @@ def model_card(inputs: Inputs) -> str:
         "seeds of a probe alone.",
         *_table(("measure", "value", "beside"), measured),
         *_spread(inputs),
+        *_factors(inputs),
         "## Limits seen",
         "\n".join(f"- {limit}" for limit in limits(inputs)),
         "## Loading",
@@ -160,6 +161,13 @@ def _spread(inputs: Inputs) -> Iterator[str]:
     if rows:
         yield "The same kind of model over label subsets (the sweep's runs, which are shorter or longer than this one):"
         yield from _table(("method", "labels", "test error", "n"), rows)
+
+
+def _factors(inputs: Inputs) -> Iterator[str]:
+    """How much r and v tell of the data's factors, where it has any."""
+    if inputs.factors:
+        yield "Factors of the data that the model never saw, read from it and from the class alone:"
+        yield from _table(FACTOR_HEADER, [[text(cell) for cell in row] for row in inputs.factors])
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

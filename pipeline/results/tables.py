@@ -92,6 +92,13 @@ def numbers(table: Table, column: str, path: Path, gaps: bool = False) -> NDArra
     return np.array(values)
 
 
+FACTORS = "factors.csv"
+FACTOR_COLUMNS = (
+    "factor", "measure", "from", "linear", "mlp", "within_class_linear", "within_class_mlp", "train_points",
+    "test_points", "reason",
+)  # fmt: skip
+"""Of results/evaluate/factors.csv, which has no row where the data has no factors."""
+
 LATENTS = "latents"
 """The folder of results/evaluate with the parts of the latents."""
 
@@ -109,24 +116,41 @@ def read_predictions(path: Path) -> Iterator[tuple[str, str]]:
             yield from zip(batch["label"].to_pylist(), batch["prediction"].to_pylist(), strict=True)
 
 
-def read_test_latents(path: Path, column: str, most: int) -> tuple[NDArray[np.float64], list[str]]:
-    """Vectors `[N, D]` and class names of the test rows, of `most` at most: those whose keys have the lowest hash."""
+def sampled_latents(path: Path, split: str, columns: Sequence[str], most: int, *, labelled: bool = True) -> pa.Table:
+    """Columns of the rows of a split, of `most` at most: those whose keys have the lowest hash.
+
+    Args:
+        labelled: of rows whose class is known.
+    """
     with reading(path, "latents"):
         names = latent_schema(path).names
-        missing = [name for name in ("key", "split", "label", column) if name not in names]
+        missing = [name for name in ("key", "split", "label", *columns) if name not in names]
         if missing:
             raise DataError(f"latents lack column {', '.join(missing)}, they have {', '.join(names)}: {path}")
-        rows, test = dataset.dataset(path, format="parquet"), dataset.field("split") == "test"
-        batches = rows.to_batches(columns=["key"], filter=test)
+        rows, among = dataset.dataset(path, format="parquet"), dataset.field("split") == split
+        if labelled:
+            among = among & dataset.field("label").is_valid()
+        batches = rows.to_batches(columns=["key"], filter=among)
         chosen = lowest((key for batch in batches for key in batch["key"].to_pylist()), most)
-        table = rows.take(chosen, columns=["label", column], filter=test)
-    vectors = table[column].combine_chunks()
-    if not pa.types.is_fixed_size_list(vectors.type):
-        raise DataError(f"latents column {column} must be a fixed-size list of floats, is {vectors.type}: {path}")
+        return rows.take(chosen, columns=list(columns), filter=among)
+
+
+def latent_vectors(rows: pa.Table, column: str) -> NDArray[np.float64]:
+    """A column of fixed-size lists, `[N, D]`."""
+    flat = rows[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, dtype=np.float64).reshape(len(rows), -1)
+
+
+def read_test_latents(path: Path, column: str, most: int) -> tuple[NDArray[np.float64], list[str]]:
+    """Vectors `[N, D]` and class names of the test rows, of `most` at most: those whose keys have the lowest hash."""
+    table = sampled_latents(path, "test", ["label", column], most, labelled=False)
+    kind = table.schema.field(column).type
+    if not pa.types.is_fixed_size_list(kind):
+        raise DataError(f"latents column {column} must be a fixed-size list of floats, is {kind}: {path}")
     if table.num_rows == 0:
         raise DataError(f"latents have no row of split test: {path}")
     with reading(path, "latents"):
-        x = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float64).reshape(table.num_rows, -1)
+        x = latent_vectors(table, column)
     labels = table["label"].to_pylist()
     if not np.isfinite(x).all() or None in labels:
         raise DataError(f"latents hold test rows without a label or with values of {column} not finite: {path}")

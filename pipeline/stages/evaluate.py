@@ -36,6 +36,7 @@ from pipeline.data.shards.manifest import MANIFEST, Manifest, SplitName
 from pipeline.data.shards.reading import Reading
 from pipeline.errors import DataError
 from pipeline.evaluation.baselines import beside_baselines
+from pipeline.evaluation.factors import write_factors
 from pipeline.evaluation.gallery import make_gallery
 from pipeline.evaluation.latents import metadata
 from pipeline.evaluation.load_model import read_model
@@ -50,7 +51,7 @@ from pipeline.plots.series_and_words import as_series, curve_grid, word_lists
 from pipeline.results.gallery_file import save_gallery
 from pipeline.results.metrics_table import flat, reasons, write_table
 from pipeline.results.origin import changed_labels, make_origin, read_origin, write_origin
-from pipeline.results.tables import LATENTS, read_predictions
+from pipeline.results.tables import FACTORS, LATENTS, read_predictions
 from pipeline.results.verdict import verdict
 from pipeline.storage.locks import locked
 from pipeline.storage.run_storage import open_storage
@@ -146,6 +147,8 @@ def _evaluate(
     write_json(out / "metrics.json", metrics)
     write_table(out / "measures.csv", rows)
     parts.publish(out / LATENTS)
+    with working(log) as part:
+        write_factors(out / FACTORS, out / LATENTS, manifest.factors, params.evaluate, part)
     _write_tables(out, encoded, totals["test"])
     with working(log) as part:
         part("evaluate: examples, reconstructions and swaps")

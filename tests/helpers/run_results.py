@@ -25,7 +25,7 @@ from pipeline.results.gallery_file import save_gallery
 from pipeline.results.metrics_table import Measure, flat, write_table
 from pipeline.results.origin import make_origin, write_origin
 from pipeline.results.sweep_table import COLUMNS, Results, write_results
-from pipeline.results.tables import LATENTS
+from pipeline.results.tables import FACTOR_COLUMNS, FACTORS, LATENTS
 from pipeline.utils.checksums import write_checksums
 from pipeline.utils.files import sha256_file, write_json
 from tests.helpers.project import small_params
@@ -34,6 +34,7 @@ from tests.helpers.tiny import points, seeded, spec_of, tiny_model
 HOSTILE = ('<img src=x onerror="window.ran=1">', "</script><script>window.ran=1</script>", "a|b *c* `d` $$x$$")
 """Names of classes that would run, end the page's data or become markup, were they not shown as text."""
 
+FACTOR = "site <img>|`x`"
 SOURCES = {"image": "digits", "series": "series", "counts": "texts", "vector": "vectors"}
 NUM_TEST = 60
 
@@ -89,6 +90,7 @@ def _manifest(source: str, spec: DataSpec, words: tuple[str, ...]) -> Manifest:
         encoding="png" if spec.kind == "image" else "npy",
         preprocessing=Preprocessing(vocabulary=words),
         split_seed=0,
+        factors=(FACTOR,),
         splits={"train": split("train", 90), "val": split("val", 30), "test": split("test", NUM_TEST)},
     )
 
@@ -158,6 +160,14 @@ def _write_evaluation(
     with (out / "measures.csv").open("a") as file:
         file.write("another group,something_new,1.0,,,\n")  # of another version
     write_json(out / "metrics.json", flat(rows) | {"something_new": 1.0, "labels": 12})
+    _write_csv(
+        out / FACTORS,
+        FACTOR_COLUMNS,
+        [
+            (FACTOR, "r2", "v_sampled", 0.876, "", 0.5, 0.25, 90, 60, ""),
+            (FACTOR, "r2", "r", "", "", "", "", 2, 60, "few"),
+        ],
+    )
     write_json(out / "timing.json", {"seconds": 61.4, "commit": "0123456789ab", "hardware": "2 cores"})
 
 

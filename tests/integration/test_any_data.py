@@ -104,6 +104,17 @@ def vectors(num_features: int) -> Callable[[Path], None]:
     return write
 
 
+def factors(folder: Path) -> None:
+    """One that can be read, and ones that are constant, the class itself, or hardly ever known."""
+    vectors(5)(folder)
+    with np.load(folder / "mine.npz") as file:
+        arrays = dict(file)
+    rows = np.arange(40)
+    arrays |= {"angle": arrays["x"][:, 0], "fixed": np.ones(40), "twin": rows % 2 + 0.5}
+    arrays |= {"rare": np.where(rows % 9, np.nan, rows + 0.5), "none": np.full(40, np.nan)}
+    np.savez(folder / "mine.npz", **arrays, allow_pickle=False)
+
+
 IMAGE = {"height": 8, "width": 8, "channels": 1}
 CASES: dict[str, tuple[str, Callable[[Path], None], dict[str, Any], list[str]]] = {
     # name: source, data, data.own, measures that cannot be (a part of their names)
@@ -123,6 +134,7 @@ CASES: dict[str, tuple[str, Callable[[Path], None], dict[str, Any], list[str]]] 
     "series of up to three values": ("series", series(3), {}, []),
     "vectors of one feature": ("vectors", vectors(1), {}, []),
     "vectors of some features, and rows without a label": ("vectors", vectors(5), {}, []),
+    "factors of all kinds": ("vectors", factors, {"factors": ["angle", "fixed", "twin", "rare", "none"]}, []),
     "texts of few words": ("texts", few_words, {"num_words": 50}, []),
 }  # fmt: skip
 
@@ -152,6 +164,10 @@ def test_stages_on_any_data_that_shard_accepts_finish_and_say_what_is_not_measur
     # Anything else there would be a change of the next stage's dependency, in a clone or after the next run.
     named = re.findall(r"results/evaluate/([^\s,\]/]+)", (REPOSITORY / "dvc.yaml").read_text())
     assert {path.name for path in (results / "evaluate").iterdir()} <= set(named)
+    with (results / "evaluate" / "factors.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert list(dict.fromkeys(row["factor"] for row in read)) == own.get("factors", [])
+    assert all(row["linear"] or row["reason"] for row in read)
     card = (results / "report" / "model_card.md").read_text()
     assert ("not measured: " in card) == bool(left_out)
     assert "nan" not in card.split("## Numbers")[1].split("## Loading")[0].lower().split()

@@ -80,7 +80,8 @@ def test_tables_are_in_the_page_and_large_files_are_beside_it(tmp_path: Path) ->
     page = made_page(tmp_path, params)
     links = re.findall(r'<a href="(data:[^"]+|\.\.[^"]+|model_card[^"]+)"(?: download="([^"]+)")?', page)
     embedded = {name: base64.b64decode(href.partition("base64,")[2]).decode() for href, name in links if name}
-    assert set(embedded) == {"measures.csv", "classes.csv", "confusion.csv", "labels.csv", "history.csv"}
+    made = {"measures.csv", "classes.csv", "confusion.csv", "labels.csv", "history.csv", "factors.csv"}
+    assert set(embedded) == made
     assert embedded["measures.csv"] == (tmp_path / "results/evaluate/measures.csv").read_bytes().decode()
     classes = list(csv.DictReader(io.StringIO(embedded["classes.csv"], newline="")))
     assert [row["class"] for row in classes] == list(NAMES)

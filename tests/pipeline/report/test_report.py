@@ -28,7 +28,7 @@ from pipeline.report.metric_text import grouped, number
 from pipeline.report.model_card import LOADING, text
 from pipeline.stages.report import report
 from tests.helpers.project import REPOSITORY
-from tests.helpers.run_results import HOSTILE, made_params, make_results
+from tests.helpers.run_results import FACTOR, HOSTILE, made_params, make_results
 from tests.helpers.sealed import edit_sealed
 from tests.helpers.tiny import KINDS
 from tests.helpers.waiting import silent
@@ -156,6 +156,7 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
         ("results/evaluate/gallery.safetensors", ""),
         ("results/evaluate/latents/test-000001.parquet", "ie evaluate"),
         ("results/evaluate/measures.csv", ""),
+        ("results/evaluate/factors.csv", "ie evaluate"),
         ("results/evaluate/metrics.json", "ie evaluate"),
         ("results/evaluate/timing.json", "ie evaluate"),
         ("results/evaluate/confusion.csv", ""),
@@ -234,6 +235,14 @@ def test_the_card_passes_the_project_s_own_format(project: Path) -> None:
     command = [sys.executable, "-m", "ruff", "format", "--check", "--isolated", "--line-length", "120", str(card)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_factors_of_the_data_are_in_page_and_card(project: Path) -> None:
+    row = ["R²", "v sampled", "0.88", "", "0.50", "0.25", ""]
+    assert "".join(f'<td class="n">{cell}</td>' for cell in row) in page_of(project)
+    card = (project / "results/report/model_card.md").read_text()
+    assert f"| {text(FACTOR)} | {' | '.join(row)} |" in card
+    assert html.unescape(text(FACTOR)) == FACTOR
 
 
 def test_the_card_has_numbers_with_deviation_and_n_and_the_limits_that_were_measured(project: Path) -> None:
