@@ -195,4 +195,7 @@ def _check_number(path: Place, num_columns: int) -> None:
 
 def _text(value: object) -> str:
     # A label that is missing is None or, from a column of numbers, NaN.
-    return "" if value is None or value != value else str(value)
+    if value is None or value != value:
+        return ""
+    # And then the others are floats: class 3 of such a column is 3, as it is without a gap.
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
