@@ -1,4 +1,4 @@
-"""Probes, calibration, equivariance and baselines: arrays in, numbers out. Needs the extra `metrics`."""
+"""Probes, calibration, equivariance, strokes and baselines: arrays in, numbers out. Needs the extra `metrics`."""
 
 try:
     import scipy  # noqa: F401
