@@ -30,9 +30,10 @@ from ie_model.networks import to_float
 from pipeline.config.params import EvaluateParams
 from pipeline.data.loading.in_memory import SplitData
 from pipeline.data.loading.splits import Split
-from pipeline.evaluation.equivariance import style, swap_measures
+from pipeline.evaluation.equivariance import style
 from pipeline.evaluation.leakage import leak_measures
 from pipeline.evaluation.sample import TEST_POINTS, sampled
+from pipeline.evaluation.swaps import swap_measures
 from pipeline.evaluation.totals import Totals, count, merged
 from pipeline.results.metrics_table import Array, Measure, as_far_as_defined, checked
 from pipeline.utils.key_sample import lowest

@@ -1,9 +1,9 @@
-"""Measures that move images in a known way: maps, codes, readings, the linear action and the class-swap."""
+"""Measures that move images in a known way: maps, codes, readings and the linear action."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,6 @@ import pipeline.evaluation.equivariance
 from ie_model.artifact import Artifact
 from ie_model.augment import affine
 from ie_model.metrics import equivariance
-from ie_model.spec import DataSpec
 from pipeline.config.params import EvaluateParams
 from pipeline.data.loading.in_memory import SplitData
 from pipeline.evaluation.equivariance import (
@@ -31,10 +30,10 @@ from pipeline.evaluation.equivariance import (
     encode_codes,
     random_maps,
     style,
-    swap_measures,
 )
 from pipeline.results.metrics_table import Measure
 from pipeline.utils.key_sample import lowest
+from tests.helpers.spots import Spots, blob, place
 from tests.helpers.tiny import points, spec_of, tiny_artifact, tiny_model
 
 SETTINGS = EvaluateParams(
@@ -60,25 +59,6 @@ def values(rows: list[Measure]) -> Row:
 
 
 # --- maps ---
-
-
-def blob(height: int, width: int, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Tensor:
-    """Images `[N, 1, height, width]` with a bright spot x pixels to the right of the centre and y below it."""
-    rows = torch.arange(height, dtype=torch.float64) - (height - 1) / 2
-    columns = torch.arange(width, dtype=torch.float64) - (width - 1) / 2
-    across = (columns - torch.from_numpy(x)[:, None]).square()[:, None, :]
-    down = (rows - torch.from_numpy(y)[:, None]).square()[:, :, None]
-    return torch.exp(-(across + down) / (2 * 1.5**2)).float().unsqueeze(1)
-
-
-def place(images: Tensor) -> npt.NDArray[np.float64]:
-    """Where the light of each image lies, `[N, 2]`: pixels to the right of the centre, and below it."""
-    light = images.double().sum(1)
-    height, width = light.shape[1:]
-    rows, columns = torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2
-    total = light.sum((1, 2))
-    found = torch.stack([(light.sum(1) * columns).sum(1) / total, (light.sum(2) * rows).sum(1) / total], dim=1)
-    return np.asarray(found.numpy())
 
 
 NUM, HEIGHT, WIDTH = 40, 45, 61
@@ -139,83 +119,6 @@ def test_maps_differ_from_image_to_image_and_from_call_to_call() -> None:
         assert not torch.equal(first.matrices, second.matrices)
         again = random_maps(kind, 50, (1, 8, 8), np.random.default_rng(3))
         assert torch.equal(again.matrices, random_maps(kind, 50, (1, 8, 8), np.random.default_rng(3)).matrices)
-
-
-# --- a model of which everything is known ---
-
-
-class Spots:
-    """Reads an image of one bright spot: the class from its light, v from its place. The decoder draws it again.
-
-    Stands for an EquiVAE. The spot lies `unit` pixels from the centre for each unit of v; class c has c + 1 times the
-    light of class 0. Its r is a row of the identity and does not depend on where the spot is.
-    """
-
-    unit = 3.0
-
-    def __init__(self, side: int = 25, num_classes: int = 5) -> None:
-        classes = tuple(str(c) for c in range(num_classes))
-        self.spec = DataSpec(
-            kind="image", shape=(1, side, side), dtype="uint8", classes=classes, likelihood="bernoulli"
-        )
-        self.num_codes = num_classes
-        self.codes = torch.eye(num_classes)
-
-    def draw(self, y: npt.NDArray[np.int64], v: npt.NDArray[np.float64]) -> Tensor:
-        height, width = self.spec.shape[1:]
-        light = torch.from_numpy((y + 1) / self.num_codes).float().view(-1, 1, 1, 1)
-        return light * blob(height, width, self.unit * v[:, 0], self.unit * v[:, 1])
-
-    def embed(self, x: Tensor) -> Tensor:
-        whole = 2 * math.pi * 1.5**2 / self.num_codes
-        found = (x.flatten(1).sum(1) / whole).round().long() - 1
-        return self.codes[found.clamp(0, self.num_codes - 1)]
-
-    def classify(self, f: Tensor, r: Tensor) -> Tensor:
-        return (20 * f @ r.T).log_softmax(-1)
-
-    def features(self, x: Tensor) -> Tensor:
-        return x
-
-    def posterior(self, features: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        v = torch.from_numpy(place(features) / self.unit).float()
-        return v, torch.full_like(v, -5.0)
-
-    def reconstruct(self, r: Tensor, v: Tensor, x: Tensor | None = None) -> Tensor:
-        return self.draw(r.argmax(1).numpy(), v.double().numpy())
-
-    def artifact(self) -> Artifact:
-        return Artifact(cast(Any, self), self.codes, torch.ones(self.num_codes), {})
-
-    def split(self, num: int, seed: int) -> SplitData:
-        rng = np.random.default_rng(seed)
-        y = np.arange(num) % self.num_codes
-        radius, angle = rng.uniform(0.5, 1.5, num), rng.uniform(0, 2 * math.pi, num)
-        v = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-        x = (255 * self.draw(y, v)).round().to(torch.uint8)
-        return SplitData(self.spec, [f"{i:05d}" for i in range(num)], x, y)
-
-
-class OneClass(Spots):
-    """Its decoder does not look at r."""
-
-    def reconstruct(self, r: Tensor, v: Tensor, x: Tensor | None = None) -> Tensor:
-        return self.draw(np.zeros(len(r), dtype=np.int64), v.double().numpy())
-
-
-class OnePlace(Spots):
-    """Its decoder does not look at v."""
-
-    def reconstruct(self, r: Tensor, v: Tensor, x: Tensor | None = None) -> Tensor:
-        return super().reconstruct(r, torch.full_like(v, 0.5))
-
-
-class Unchanged(Spots):
-    """Its decoder gives x back."""
-
-    def reconstruct(self, r: Tensor, v: Tensor, x: Tensor | None = None) -> Tensor:
-        assert x is not None
-        return x
 
 
 # --- codes ---
@@ -449,86 +352,8 @@ def test_style_points_of_lowest_hash_fit_and_as_many_of_test_score(monkeypatch: 
         sizes.clear()
 
 
-@pytest.mark.parametrize("kind", ["series", "counts"])
-def test_what_is_no_image_is_not_moved_but_is_swapped(kind: Any) -> None:
-    artifact = tiny_artifact(tiny_model(spec_of(kind)))
+def test_what_is_no_image_is_not_moved() -> None:
+    artifact = tiny_artifact(tiny_model(spec_of("series")))
     x = points(40, artifact.model.spec)
     split = SplitData(artifact.model.spec, [str(i) for i in range(40)], x, np.arange(40) % 3)
     assert style(artifact, split, split, SETTINGS, "cpu") == []
-    found = values(swap_measures(artifact, split, artifact, SETTINGS, "cpu"))
-    assert set(found) == {
-        "swap_oracle_pct",
-        "swap_oracle_v_zero_pct",
-        "swap_v_hit_at_1_of_40_pct",
-        "swap_v_hit_at_1_of_40_v_zero_pct",
-    }
-    assert all(0 <= value <= 100 for value in found.values())
-
-
-# --- swaps ---
-
-
-def swapped(model: Spots, **changes: Any) -> Row:
-    settings = SETTINGS.model_copy(update=changes)
-    return values(swap_measures(model.artifact(), model.split(300, 0), Spots().artifact(), settings, "cpu"))
-
-
-def test_a_perfect_swap_scores_100_percent_and_without_v_only_its_class() -> None:
-    found = swapped(Spots())
-    assert found["swap_oracle_pct"] == 100
-    assert found["swap_v_hit_at_1_of_100_pct"] > 98
-    assert found["swap_oracle_v_zero_pct"] == 100
-    assert found["swap_v_hit_at_1_of_100_v_zero_pct"] < 5
-
-
-def test_a_decoder_that_ignores_r_keeps_v_and_gets_the_class_by_chance() -> None:
-    found = swapped(OneClass())
-    assert 12 < found["swap_oracle_pct"] < 28
-    assert found["swap_v_hit_at_1_of_100_pct"] > 98
-
-
-def test_a_decoder_that_ignores_v_gets_the_class_and_loses_v() -> None:
-    found = swapped(OnePlace())
-    assert found["swap_oracle_pct"] == 100
-    assert found["swap_v_hit_at_1_of_100_pct"] < 5
-
-
-def test_the_new_class_is_never_that_of_the_point() -> None:
-    found = swapped(Unchanged())
-    assert found["swap_oracle_pct"] == 0
-    assert found["swap_v_hit_at_1_of_100_pct"] > 98
-
-
-def test_of_two_classes_the_new_one_is_the_other() -> None:
-    two = Spots(num_classes=2)
-    found = values(swap_measures(two.artifact(), two.split(300, 0), two.artifact(), SETTINGS, "cpu"))
-    assert found["swap_oracle_pct"] == 100
-    unchanged = Unchanged(num_classes=2)
-    found = values(swap_measures(unchanged.artifact(), two.split(300, 0), two.artifact(), SETTINGS, "cpu"))
-    assert found["swap_oracle_pct"] == 0
-
-
-def test_the_oracle_judges_and_not_the_model() -> None:
-    class Blind(Spots):
-        """Sees class 0 in everything."""
-
-        def embed(self, x: Tensor) -> Tensor:
-            return self.codes[torch.zeros(len(x), dtype=torch.long)]
-
-    spots = Spots()
-    found = values(swap_measures(spots.artifact(), spots.split(300, 0), Blind().artifact(), SETTINGS, "cpu"))
-    assert 12 < found["swap_oracle_pct"] < 28
-
-
-def test_swaps_do_not_depend_on_batches_and_use_as_many_points_as_were_asked_for() -> None:
-    artifact, oracle = tiny_artifact(tiny_model(seed=1)), tiny_artifact(tiny_model(seed=2))
-    x = (255 * points(120)).to(torch.uint8)
-    test = SplitData(artifact.model.spec, [str(i) for i in range(120)], x, np.arange(120) % 3)
-    whole, parts = (
-        values(swap_measures(artifact, test, oracle, SETTINGS.model_copy(update={"batch_size": size}), "cpu"))
-        for size in (1000, 7)
-    )
-    assert whole == parts
-    assert "swap_v_hit_at_1_of_100_pct" in whole
-    few = values(swap_measures(artifact, test, oracle, SETTINGS.model_copy(update={"swap_points": 50}), "cpu"))
-    assert "swap_v_hit_at_1_of_50_pct" in few
