@@ -25,6 +25,9 @@ PARTS: dict[str, dict[str, str]] = {
     "end": {"low": "low end", "high": "high end"},
     "z": {"v": "v", "pixels": "pixels (the control)"},
     "k": {"1": "1", "5": "5"},
+    "seen": {"old": "the old class", "neither": "neither class"},
+    "feature": {"slant": "slant", "thickness": "thickness", "width": "width", "height": "height"},
+    "instead": {"reconstruction": "its reconstruction (the ceiling)", "other": "another example's swap (the floor)"},
 }
 """What a part of a name in braces may be, and its words; any other part in braces is a count."""
 

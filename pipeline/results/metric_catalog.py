@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 from pipeline.results.metric import BASELINES, Metric
+from pipeline.results.swap_metrics import SWAP
 
 GROUPS = {
     "class": ("Class", "Share of examples classified wrong, by three rules."),
@@ -289,22 +290,7 @@ MEASURED = (
         "within_between_{z}", "invariance", "", "{z}: variance within classes over between them",
         "the same of v, and of raw pixels, which are the control", "raw pixels", (("pixels", "within_between_pixels"),),
     ),
-    Metric(
-        "swap_oracle_pct", "swap", "higher", "an independent classifier sees the new class",
-        "an independent classifier (same encoder, all labels, its own seed) sees the new class",
-        "the oracle's own error; v = 0", (("v = 0", "swap_oracle_v_zero_pct"),),
-        "a decoder that ignores v: `swap_oracle_v_zero_pct`", "swap has the new class",
-    ),
-    Metric("swap_oracle_v_zero_pct", "swap", "", "the same with v = 0 (the control)", "control: the same with v = 0"),
-    Metric(
-        "swap_v_hit_at_{k}_of_{n}_pct", "swap", "higher", "v of the swapped image finds v(x), nearest {k} of {n}",
-        "v of the swapped image, encoded again, finds v(x) among n", "v = 0: nothing of x is left",
-        (("v = 0", "swap_v_hit_at_{k}_of_{n}_v_zero_pct"),), "a decoder that ignores r; with v = 0 it is the floor",
-    ),
-    Metric(
-        "swap_v_hit_at_{k}_of_{n}_v_zero_pct", "swap", "", "the same with v = 0 (the control)",
-        "control: the same with v = 0",
-    ),
+    *SWAP,
     Metric(
         "bound_nats", "generation", "higher", "bound on log p(x)", "mean of U(x), one sample", _WITHOUT,
         caution="grey values: compare only with the same treatment", short="test bound",

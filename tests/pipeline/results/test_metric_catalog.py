@@ -29,7 +29,8 @@ def test_published_measures_are_the_catalogue_s() -> None:
 
 
 def test_catalogue_names_controls_that_it_has() -> None:
-    beside = [name.format(output="scale", probe="mlp", k=1, n=9) for metric in MEASURED for _, name in metric.beside]
+    parts = {"output": "scale", "probe": "mlp", "k": 1, "n": 9, "feature": "slant"}
+    beside = [name.format(**parts) for metric in MEASURED for _, name in metric.beside]
     assert [name for name in beside if find(name) is None] == []
     directed = [metric.name for metric in MEASURED if metric.better and not metric.control]
     assert directed == ["val_error_classifier_pct", "skipped", "active_units"]
@@ -44,6 +45,7 @@ def test_catalogue_names_controls_that_it_has() -> None:
         ("rotation_action_hit_at_5_of_100_pct", "v(gx) found by the linear map, among the nearest 5 of 100", "%", 2),
         ("bound_bits_per_dim", "bound, bits per dimension", "bits/dim", 4),
         ("val_bound_nats", "val bound", "nats", 2),
+        ("swap_oracle_neither_low_pct", "it sees neither class, low end of its 95 % interval", "%", 2),
         ("something_new_pct", "something_new_pct", "%", 2),
     ],
 )
@@ -59,6 +61,7 @@ def test_about_a_name_gives_its_words_and_unit(name: str, label: str, unit: str,
         "probe_class_from_r_mlp", "probe_class_from_v_shuffled_mlp_pct", "r2_hue_from_v_mlp", "r2_scale_from_v",
         "r2_scale_from_v_forest", "r2_scale_from_noise_mlp", "invariance_ratio_r", "rotation_action",
         "rotation_action_hit_at_10_of_100_pct", "swap_r_hit_at_1_of_100_pct", "bound_nats_std",
+        "swap_oracle_new_pct", "swap_mass_correlation", "swap_slant_correlation_v_zero",
     ],
 )  # fmt: skip
 def test_find_a_name_that_no_metric_has_gives_none(name: str) -> None:
