@@ -10,6 +10,7 @@ from pipeline.data.sources.base import RawFile, Source
 from pipeline.data.sources.basic_motions import BASIC_MOTIONS
 from pipeline.data.sources.digits import DIGITS
 from pipeline.data.sources.fashion_mnist import FASHION_MNIST
+from pipeline.data.sources.hand_pose import HAND_POSE
 from pipeline.data.sources.image_folder import Images
 from pipeline.data.sources.image_table import Table
 from pipeline.data.sources.japanese_vowels import JAPANESE_VOWELS
@@ -33,6 +34,7 @@ SOURCES: dict[str, Source] = {
         JAPANESE_VOWELS,
         BASIC_MOTIONS,
         REUTERS,
+        HAND_POSE,
     )
 }
 """Data sets whose files are known."""
