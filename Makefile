@@ -31,7 +31,7 @@ test-all: env-dev
 # A cluster of hosts in namespaces on this machine, and everything that can happen to it. Needs root; half an hour.
 test-cluster: env-dev
 	@IE_FAULTS=1 pytest -m cluster tests/cluster/test_run.py tests/cluster/test_faults.py \
-		tests/cluster/test_security.py tests/cluster/test_slurm.py
+		tests/cluster/test_stage_faults.py tests/cluster/test_security.py tests/cluster/test_slurm.py
 
 check: env-dev
 	@ruff check .

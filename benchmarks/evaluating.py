@@ -1,8 +1,8 @@
 """What latents cost beside bare forward passes: `python benchmarks/evaluating.py [--small] [--part NAME]`.
 
 `export`: two ways take turns over the same examples, in one thread: `evaluate`'s export (encode, count, check,
-Parquet), and the reading and the passes that it is made of, alone. `actors`: two actors of Ray Data take turns with
-one; from the first file to the last, so without Ray's start. `memory`: peak, each in a process of its own, of the whole
+Parquet), and the reading and the passes that it is made of, alone. `actors`: two actors take turns with one;
+from the first file to the last, so without Ray's start. `memory`: peak, each in a process of its own, of the whole
 stage `evaluate` on more and more images of 8x8, half of them test, and of `ie embed` on longer and longer arrays.
 Writes benchmarks/results/evaluating.json, unless it is `--small`.
 """

@@ -1,67 +1,111 @@
-"""A function of many items in Ray Data's pool of actors, each of which makes the function once."""
+"""A function of many items in Ray actors, each of which makes the function once; others take over from a lost one."""
 
 from __future__ import annotations
 
-import logging
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from pipeline import errors
 from pipeline.cluster.failures import user_side
-from pipeline.errors import PipelineError, ResourceError
+from pipeline.errors import ResourceError
 from pipeline.utils.fingerprint import package_versions
+from pipeline.utils.process_pool import as_sent
 
 T = TypeVar("T")
 Row = dict[str, Any]
 Make = Callable[[], Callable[[T], Row]]
 
+# Times that an item is begun anew after its actor was lost; also how many actors in a row may be lost as they start.
+_RETRIES = 5
+# Seconds between two looks for hosts that have joined.
+_LOOK_S = 5.0
 
-class _Actor(Generic[T]):
-    """Answers with a row, or with a user-facing error as one: Ray's own would not name it across processes."""
 
-    def __init__(self, make: Make[T], items: Sequence[T], packages: dict[str, str]) -> None:
-        self._items = items
-        found = package_versions()
-        message = f"a worker has other versions of packages than the head, {found}, not {packages}"
-        self._failure = {"error": "ResourceError", "message": f"{message}; install requirements.txt there"}
-        self._run = make() if found == packages else None
+class _Actor:
+    """Answers with a row, or with an error to be raised by the one who waits for it."""
 
-    def __call__(self, row: Row) -> Row:
-        if self._run is None:
-            return self._failure
+    def start(self, make: Make[Any], packages: dict[str, str]) -> tuple[Row, Exception | None]:
+        """No row; the actor has a process on a host with room for it, and its function."""
+        if (found := package_versions()) != packages:
+            message = f"a worker has other versions of packages than the head, {found}, not {packages}"
+            return {}, ResourceError(f"{message}; install requirements.txt there")
         try:
-            return self._run(self._items[row["id"]]) | {"id": row["id"], "error": ""}
-        except PipelineError as error:
-            return {"error": type(error).__name__, "message": str(error)}
+            self._run = make()
+        except Exception as error:
+            return {}, as_sent(error)
+        return {}, None
+
+    def run(self, item: Any) -> tuple[Row, Exception | None]:
+        try:
+            return self._run(item), None
+        except Exception as error:
+            return {}, as_sent(error)
 
 
-def map_in_actors(make: Make[T], items: Sequence[T], actors: int, *, cpus: int, gpus: int) -> Iterator[tuple[T, Row]]:
-    """Items and rows as they finish, on the connected Ray. An item whose actor or host is lost is done again.
+def map_in_actors(make: Make[T], items: Sequence[T], most: int, *, cpus: int, gpus: int) -> Iterator[tuple[T, Row]]:
+    """Items and rows as they finish, on the connected Ray. An item whose actor or host is lost goes to another actor.
+
+    As many actors run as there is room for; hosts that join get theirs. Not tasks, which Ray retries itself: one on a
+    host without power begins again only when gRPC gives up that connection, after minutes (Ray 2.60), while an actor is
+    declared lost with its host.
 
     Args:
-        make: called once in each actor; its function gives a row of plain values.
+        make: called once in each actor; its function gives a row of plain values, and may run twice for an item.
+        most: actors.
         cpus, gpus: of each actor.
 
     Raises:
         PipelineError: the function's own, or a worker has other versions of packages.
+        ResourceError: an item's actor, or one actor after another as it starts, was lost more than `_RETRIES` times.
     """
     import ray
-    from ray.data import ActorPoolStrategy, DataContext
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = DataContext.get_current()
-    context.enable_progress_bars, context.print_on_execution_start = False, False
-    rows = ray.data.range(len(items), override_num_blocks=len(items)).map(
-        _Actor,  # type: ignore[arg-type]  # declared for functions of rows alone
-        fn_constructor_args=(make, items, package_versions()),
-        compute=ActorPoolStrategy(size=actors),
-        num_cpus=cpus,
-        num_gpus=gpus,
-    )
-    try:
-        for row in rows.iter_rows():
-            if row["error"]:
-                raise getattr(errors, row["error"], ResourceError)(row["message"])
-            yield items[row["id"]], row
-    except ray.exceptions.RayError as error:
-        raise user_side(error) from error
+    remote: Any = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD")
+    shared, packages = ray.put(make), package_versions()
+    waiting, num_left = deque(range(len(items))), len(items)
+    losses: Counter[int | None] = Counter()
+    idle: list[Any] = []
+    busy: dict[Any, tuple[Any, int | None]] = {}  # actor and item; None while it starts
+    while num_left:
+        for _ in range(min(most, num_left, _room(cpus, gpus)) - len(busy) - len(idle)):
+            actor = remote.remote()
+            busy[actor.start.remote(shared, packages)] = actor, None
+        done, _ = ray.wait(list(busy), timeout=_LOOK_S)
+        if not done:
+            continue
+        actor, item = busy.pop(done[0])
+        row: Row | None = None
+        try:
+            row, error = ray.get(done[0])
+        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError) as lost:
+            losses[item] += 1
+            if losses[item] > _RETRIES:
+                raise ResourceError(
+                    f"a process of a worker was lost, alone or with its host, more than {_RETRIES} times "
+                    f"({type(lost).__name__}); `ie doctor` checks the hosts; the same command resumes"
+                ) from lost
+            if item is not None:
+                waiting.appendleft(item)
+        except ray.exceptions.RayError as failed:
+            raise user_side(failed) from failed
+        else:
+            if error is not None:
+                raise error
+            idle.append(actor)
+            losses.pop(item, None)
+        # Before the row is given away: no actor waits for the one who uses it.
+        while idle and waiting:
+            actor, following = idle.pop(), waiting.popleft()
+            busy[actor.run.remote(items[following])] = actor, following
+        if row is not None and item is not None:
+            num_left -= 1
+            yield items[item], row
+
+
+def _room(cpus: int, gpus: int) -> int:
+    """Actors that the cluster has room for; one at least, which waits for a host."""
+    import ray
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    asked = {"CPU": cpus, "GPU": gpus}
+    return max(1, int(min(resources.get(name, 0) // count for name, count in asked.items() if count)))

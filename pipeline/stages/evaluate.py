@@ -248,8 +248,6 @@ def _encoded_in_actors(
     def tell(line: str) -> None:
         log(f"evaluate: {line}")
 
-    # Ray prints an error of each pool of actors that may restart (ray-project/ray#53727).
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     shards = shards_for_workers(encoder.dataset.folder, open_storage(params.storage.url, project, tell=tell), tell)
     gpus = int(encoder.device == "cuda")
     with ray_cluster(tell):
@@ -257,7 +255,7 @@ def _encoded_in_actors(
         actors = min(int(resources["GPU"] if gpus else resources["CPU"] // encoder.threads), len(left))
         tell(f"{len(left)} parts of the latents in {actors} actor(s)")
         make = OnWorker(encoder.moved("cpu"), encoder.device, shards)
-        for part, row in map_in_actors(make, left, actors, cpus=encoder.threads, gpus=gpus):
+        for part, row in map_in_actors(make, left, len(left), cpus=encoder.threads, gpus=gpus):
             totals = {name: np.asarray(value) for name, value in json.loads(row["totals"]).items()}
             yield part, row["data"], totals
 

@@ -142,7 +142,7 @@ class Lab:
             self._inits[name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
-        _wait(lambda: "READY" in log.read_text(), 20, lambda: f"host {name} does not start: {log.read_text()}")
+        wait_for(lambda: "READY" in log.read_text(), 20, lambda: f"host {name} does not start: {log.read_text()}")
 
     def power_off(self, name: str) -> None:
         """Ends every process of a host at once and takes its network card away, as a cut of its power does."""
@@ -248,7 +248,8 @@ class Lab:
         return int(children[0])
 
 
-def _wait(done: Callable[[], bool], timeout: float, message: Callable[[], str]) -> None:
+def wait_for(done: Callable[[], bool], timeout: float, message: Callable[[], str]) -> None:
+    """Returns when `done` holds; TimeoutError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not done():
         if time.monotonic() > deadline:

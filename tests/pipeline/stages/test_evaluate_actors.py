@@ -1,4 +1,4 @@
-"""The export of `evaluate` in Ray Data's actors: the bytes of one process, also where an actor is lost."""
+"""The export of `evaluate` in actors: the bytes of one process, also where an actor is lost."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import pytest
 import pipeline.stages.evaluate
 from pipeline.cluster.actor_pool import map_in_actors
 from pipeline.cluster.connection import ray_cluster
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ResourceError
 from pipeline.utils.progress import silent
 from tests.pipeline.evaluation.test_slices import Exported, files, made
 
-# Ray Data warns of settings that it makes itself.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = pytest.mark.slow
 __all__ = ["made"]
 
 
@@ -35,7 +34,7 @@ def test_export_in_actors_gives_the_bytes_and_sums_of_one_process(
 
 
 class _Mortal:
-    """Each actor of it but the last ends its own process once."""
+    """The first actor with 3 ends its own process, each with 7."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +42,7 @@ class _Mortal:
     def __call__(self) -> Any:
         def run(item: int) -> dict[str, Any]:
             died = self.folder / "died"
-            if item == 3 and not died.exists():
+            if item == 7 or (item == 3 and not died.exists()):
                 died.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             if item == 5:
@@ -54,8 +53,14 @@ class _Mortal:
 
 
 def test_actor_that_is_lost_is_replaced_and_its_item_done_again(tmp_path: Path) -> None:
-    with ray_cluster(silent):
-        done = {item: row["square"] for item, row in map_in_actors(_Mortal(tmp_path), [1, 2, 3, 4], 2, cpus=1, gpus=0)}
-        assert done == {1: 1, 2: 4, 3: 9, 4: 16}
+    def done(items: list[int], actors: int) -> dict[int, int]:
+        rows = map_in_actors(_Mortal(tmp_path), items, actors, cpus=1, gpus=0)
+        return {item: row["square"] for item, row in rows}
+
+    with ray_cluster(silent) as resources:
+        # One more than there is room for: items do not wait for it.
+        assert done([*range(5)], int(resources["CPU"]) + 1) == {0: 0, 1: 1, 2: 4, 3: 9, 4: 16}
         with pytest.raises(DataError, match="item 5"):
-            list(map_in_actors(_Mortal(tmp_path), [4, 5], 1, cpus=1, gpus=0))
+            done([4, 5], 1)
+        with pytest.raises(ResourceError, match="lost"):
+            done([4, 7], 2)
