@@ -156,6 +156,9 @@ class TrainParams(_Section):
     timeout_s: int = Field(ge=10)
     """Longest wait of one rank for another, in seconds, before the run fails with a message."""
 
+    loggers: tuple[Literal["tensorboard", "mlflow"], ...]
+    """Where the curves go while it trains, besides history.csv; see docs/experiments.md."""
+
     @model_validator(mode="after")
     def _check(self) -> TrainParams:
         low, high = self.worker_range

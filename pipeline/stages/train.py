@@ -26,6 +26,7 @@ from pipeline.data.shards.dataset import ShardedDataset
 from pipeline.data.shards.manifest import Manifest
 from pipeline.errors import ResourceError, TrainingError
 from pipeline.plots.figures import training_curves
+from pipeline.results.loggers import History, Update, check_loggers, open_loggers
 from pipeline.results.metric_catalog import TRAINED
 from pipeline.results.origin import make_origin, write_origin
 from pipeline.storage.run_storage import Storage, open_storage
@@ -60,6 +61,7 @@ def train(params: Params, project: Path, log: Log) -> Path:
         TrainingError: the run failed.
     """
     started = time.monotonic()
+    check_loggers(params.train.loggers)
     log("train: checking the shards")
     job, manifest = prepare(params, project, log)
     storage = open_storage(params.storage.url, project, tell=lambda line: log(f"train: {line}"))
@@ -68,7 +70,10 @@ def train(params: Params, project: Path, log: Log) -> Path:
     # Set before Ray starts, so that workers inherit it: a rank that times out waiting for another then fails.
     os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(params.train.timeout_s)
     low, high = params.train.worker_range
-    with ray_cluster(lambda line: log(f"train: {line}")):
+    run, out = _run_name(job), project / "results" / "train"
+    settings = make_origin("train", params, Path(job.shards), job.fingerprint).params
+    loggers = open_loggers(params.train.loggers, project / "logs", run, settings, job.steps_per_epoch, log)
+    with loggers as show, ray_cluster(lambda line: log(f"train: {line}")):
         wait_for_workers(low, params.train.threads_per_worker, params.train.device, log)
         log(
             f"train: {job.method}, {manifest.splits['train'].samples} examples, "
@@ -79,12 +84,11 @@ def train(params: Params, project: Path, log: Log) -> Path:
         if warning := shortness(steps):
             log(f"train: warning: {warning}")
         log("train: starting workers")
-        out = project / "results" / "train"
-        with _fit(job, params, storage, shards, out, log) as finished:
-            _publish(finished, out, params, job)
+        with _fit(job, params, storage, shards, out, show, log) as finished:
+            show(_publish(finished, out, params, job))
     # Only now: until the artifact is in place, the run state is what a repeated `train` resumes from.
     with contextlib.suppress(ResourceError, OSError):
-        storage.remove(_run_name(job))
+        storage.remove(run)
     metrics = read_json(out / "metrics.json", "training metrics")
     log(f"train: {_summary(metrics)}in {duration(time.monotonic() - started)}; model, history and curves in {out}")
     return out
@@ -109,12 +113,13 @@ def _run_name(job: Job) -> str:
 
 
 @contextlib.contextmanager
-def _fit(job: Job, params: Params, storage: Storage, shards: str, out: Path, log: Log) -> Iterator[Path]:
+def _fit(job: Job, params: Params, storage: Storage, shards: str, out: Path, show: Update, log: Log) -> Iterator[Path]:
     """Runs to the end; yields the last checkpoint's folder, on this host's disk.
 
     Args:
         shards: see `pipeline.cluster.shard_staging.shards_for_workers`.
         out: where the history grows, an epoch at a time.
+        show: takes the history so far after each epoch.
     """
     # The declared types of these are those of the older Ray Train.
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -161,7 +166,7 @@ def _fit(job: Job, params: Params, storage: Storage, shards: str, out: Path, log
             checkpoint_config=CheckpointConfig(num_to_keep=params.train.checkpoints_to_keep),
         ),
     )
-    watcher = _Watcher(job, out, log)
+    watcher = _Watcher(job, out, show, log)
     try:
         with listening(queue, watcher):
             result: Any = trainer.fit()  # the declared type is that of the older Ray Train
@@ -218,8 +223,8 @@ def _summary(metrics: dict[str, float]) -> str:
 class _Watcher:
     """Shows what rank 0 reports, and keeps the curves of the run on disk, to be drawn meanwhile."""
 
-    def __init__(self, job: Job, out: Path, log: Log) -> None:
-        self._job, self._out, self._log = job, out, log
+    def __init__(self, job: Job, out: Path, show: Update, log: Log) -> None:
+        self._job, self._out, self._show, self._log = job, out, show, log
         self._meter = Meter("train", job.epochs * job.steps_per_epoch, "steps")
         self._world_size = 0
 
@@ -245,6 +250,7 @@ class _Watcher:
         seconds = self._meter.left(item["epoch"] * self._job.steps_per_epoch)
         left = f"; {duration(seconds)} left" if seconds else ""
         self._log(f"train: epoch {item['epoch']}/{self._job.epochs}, {seen}loss {item['loss']:.2f}{left}")
+        self._show(item["history"])
 
     def close(self) -> None:
         self._meter.close()
@@ -272,8 +278,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _publish(checkpoint: Path, out: Path, params: Params, job: Job) -> None:
-    """results/train out of the finished run: model, history, metrics, time, curves."""
+def _publish(checkpoint: Path, out: Path, params: Params, job: Job) -> History:
+    """results/train out of the finished run: model, history, metrics, time, curves. Returns the history."""
     progress = read_progress(checkpoint)
     out.mkdir(parents=True, exist_ok=True)
     with atomic_folder(out / "model") as part:
@@ -297,9 +303,10 @@ def _publish(checkpoint: Path, out: Path, params: Params, job: Job) -> None:
     training_curves(out / "history.csv", out / "curves.png")
     write_origin(out, make_origin("train", params, Path(job.shards), job.fingerprint))
     write_checksums(out)
+    return history
 
 
-def write_history(out: Path, history: list[dict[str, float]]) -> None:
+def write_history(out: Path, history: History) -> None:
     """history.csv: a row an epoch."""
     out.mkdir(parents=True, exist_ok=True)
     with atomic_file(out / "history.csv") as part, part.open("w", newline="") as file:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ie_model.checksums import seal, unseal
 from pipeline.data.shards.tar_reader import iter_samples
@@ -22,6 +25,9 @@ from tests.helpers.disks import mounted
 from tests.helpers.project import copy_project, environment, run, succeed
 
 pytestmark = pytest.mark.slow
+
+# A run that is watched in all ways ends in the same bytes.
+WATCHED: dict[str, Any] = {"loggers": ["tensorboard", "mlflow"]}
 
 
 def weights(project: Path) -> str:
@@ -72,7 +78,7 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint_to_the_same_weight
     settings = {"epochs": 12}
     whole = with_shards(sharded, tmp_path / "whole", train=settings)
     succeed(whole, "ie", "train")
-    cut = with_shards(sharded, tmp_path / "cut", train=settings)
+    cut = with_shards(sharded, tmp_path / "cut", train=settings | WATCHED)
     kill_when(start(cut, "train"), lambda line: "epoch 3/12" in line)
     assert not (cut / "results/train/model").exists()
     rows = (cut / "results/train/history.csv").read_text().splitlines()
@@ -85,6 +91,16 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint_to_the_same_weight
     for name in ("history.csv", "metrics.json"):
         assert (cut / "results/train" / name).read_bytes() == (whole / "results/train" / name).read_bytes()
     assert not list((cut / ".runs").glob("train-*")), "run state is removed when the artifact is in place"
+    with (cut / "results/train/history.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    (curves,) = (cut / "logs/tensorboard").iterdir()
+    reader = EventAccumulator(str(curves))
+    reader.Reload()
+    assert [event.value for event in reader.Scalars("loss")] == pytest.approx(losses)
+    with contextlib.closing(sqlite3.connect(cut / "logs/mlflow.db")) as database:
+        assert database.execute("SELECT name, status FROM runs").fetchall() == [(curves.name, "FINISHED")]
+        values = database.execute("SELECT value FROM metrics WHERE key = 'loss' ORDER BY step").fetchall()
+    assert [value for (value,) in values] == losses
 
 
 def test_changed_params_after_an_interruption_train_a_new_model(sharded: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_meter_of_a_resumed_run_does_not_count_what_was_done_before(
 
 def watcher(digits_project: Path, tmp_path: Path, lines: list[str]) -> _Watcher:
     job = make_job(parse_params(small_params(train={"epochs": 6})), digits_project)
-    return _Watcher(job.model_copy(update={"steps_per_epoch": 10}), tmp_path, lines.append)
+    return _Watcher(job.model_copy(update={"steps_per_epoch": 10}), tmp_path, lambda history: None, lines.append)
 
 
 def test_watcher_of_train_shows_one_estimate_of_the_time_left(
