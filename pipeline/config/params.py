@@ -159,6 +159,9 @@ class TrainParams(_Section):
     loggers: tuple[Literal["tensorboard", "mlflow"], ...]
     """Where the curves go while it trains, besides history.csv; see docs/experiments.md."""
 
+    profile: bool
+    """A PyTorch profiler trace of five steps of each rank, in `logs/profile`."""
+
     @model_validator(mode="after")
     def _check(self) -> TrainParams:
         low, high = self.worker_range

@@ -37,8 +37,8 @@ _PARAMS: dict[Stage, tuple[str, ...]] = {
     "evaluate": ("labels", "evaluate"),
 }  # fmt: skip
 _WITHOUT_EFFECT = (
-    "train.checkpoint_every_s", "train.checkpoints_to_keep", "train.loggers", "train.max_failures", "train.timeout_s",
-    "sweep.max_concurrent", "sweep.retries",
+    "train.checkpoint_every_s", "train.checkpoints_to_keep", "train.loggers", "train.max_failures", "train.profile",
+    "train.timeout_s", "sweep.max_concurrent", "sweep.retries",
 )  # fmt: skip
 # A trial's labels are in its row, and its method sets the others.
 _SET_BY_TRIAL = (

@@ -17,6 +17,7 @@ from ie_model.artifact import load_artifact
 from ie_model.networks import count_parameters
 from pipeline.cluster.connection import queue_here, ray_cluster, wait_for_workers
 from pipeline.cluster.failures import user_side
+from pipeline.cluster.profiling import collect_traces, profiled
 from pipeline.cluster.ray_session import LAST_FILE, RaySession
 from pipeline.cluster.shard_staging import at_hand, shards_for_workers
 from pipeline.config.params import Params
@@ -88,6 +89,9 @@ def train(params: Params, project: Path, log: Log) -> Path:
             show(_publish(finished, out, params, job))
     # Only now: until the artifact is in place, the run state is what a repeated `train` resumes from.
     with contextlib.suppress(ResourceError, OSError):
+        if params.train.profile:
+            traces, folder = collect_traces(storage, run, project / "logs" / "profile" / run), f"logs/profile/{run}"
+            log(f"train: profile: {', '.join(traces) or 'the run has too few steps for a trace'}, in {folder}")
         storage.remove(run)
     metrics = read_json(out / "metrics.json", "training metrics")
     log(f"train: {_summary(metrics)}in {duration(time.monotonic() - started)}; model, history and curves in {out}")
@@ -129,7 +133,12 @@ def _fit(job: Job, params: Params, storage: Storage, shards: str, out: Path, sho
     queue = queue_here()
     run, timeout_s = _run_name(job), params.train.timeout_s
     config = {"job": job.model_dump_json(), "queue": queue, "timeout_s": timeout_s, "shards": shards}
-    config |= {"storage": storage.url, "run": run, "start": find_start(storage, run, log)}
+    config |= {
+        "storage": storage.url,
+        "run": run,
+        "start": find_start(storage, run, log),
+        "profile": params.train.profile,
+    }
 
     # Actors that have nothing to do: one deals out Ray Data's data sets, and loads all of Ray Data; one gives the
     # workers' room back when this process has died, and on one machine Ray itself then ends.
@@ -271,7 +280,12 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
         }
     try:
         with at_hand(Job.model_validate_json(config["job"]), config["shards"]) as job:
-            Trainer(job, session).run()
+            trainer = Trainer(job, session)
+            with contextlib.ExitStack() as stack:
+                if config["profile"]:
+                    profiling = profiled(storage, run, session.rank, job.device)
+                    trainer.after_step = stack.enter_context(profiling)
+                trainer.run()
     except TrainingError as error:
         # Every rank sees the same sums and so the same error: returned, not raised, because no restart can help.
         return {"error": str(error)}

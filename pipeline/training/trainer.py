@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +69,7 @@ class Trainer:
         self.state = Progress(job.fingerprint)
         self._counted = self._saved = self._asked = time.monotonic()
         self._is_noticed = False
+        self.after_step: Callable[[], None] = lambda: None
 
     @property
     def published(self) -> EquiVAE:
@@ -116,6 +117,7 @@ class Trainer:
             values = torch.stack([logged[name] for name in names])
             sums = values if sums is None else sums.add_(values)
             self.state.step += 1
+            self.after_step()
             if self.state.step % _AGREE_EVERY == 0 and first + done < self.job.steps_per_epoch and self._is_due():
                 self._save(names, sums)
             if time.monotonic() - last_report >= _REPORT_EVERY_S:

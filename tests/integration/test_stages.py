@@ -27,7 +27,7 @@ from tests.helpers.project import copy_project, environment, run, succeed
 pytestmark = pytest.mark.slow
 
 # A run that is watched in all ways ends in the same bytes.
-WATCHED: dict[str, Any] = {"loggers": ["tensorboard", "mlflow"]}
+WATCHED: dict[str, Any] = {"loggers": ["tensorboard", "mlflow"], "profile": True}
 
 
 def weights(project: Path) -> str:
@@ -91,6 +91,8 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint_to_the_same_weight
     for name in ("history.csv", "metrics.json"):
         assert (cut / "results/train" / name).read_bytes() == (whole / "results/train" / name).read_bytes()
     assert not list((cut / ".runs").glob("train-*")), "run state is removed when the artifact is in place"
+    (traces,) = (cut / "logs/profile").iterdir()
+    assert sorted(path.name for path in traces.iterdir()) == ["rank-0.json.gz", "rank-1.json.gz"]
     with (cut / "results/train/history.csv").open() as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     (curves,) = (cut / "logs/tensorboard").iterdir()

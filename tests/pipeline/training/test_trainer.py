@@ -518,7 +518,7 @@ def test_the_fingerprint_changes_with_the_manifest(digits_project: Path, tmp_pat
         ("evaluate", {"seed": 5}),
         ("sweep", {"seeds": [3]}),
         ("train", {"max_failures": 0, "timeout_s": 99, "checkpoints_to_keep": 5, "checkpoint_every_s": 7}),
-        ("train", {"loggers": ["tensorboard", "mlflow"]}),
+        ("train", {"loggers": ["tensorboard", "mlflow"], "profile": True}),
     ],
 )
 def test_the_fingerprint_keeps_what_does_not_change_the_weights_out(
