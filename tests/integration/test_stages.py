@@ -72,6 +72,7 @@ def with_shards(sharded: Path, folder: Path, **sections: dict[str, Any]) -> Path
     return project
 
 
+@pytest.mark.timeout(600)  # three runs, one of them with every logger
 def test_a_run_killed_in_training_goes_on_from_its_checkpoint_to_the_same_weights(
     sharded: Path, tmp_path: Path
 ) -> None:
