@@ -107,7 +107,7 @@ def test_a_wrong_overlay_is_one_line_and_changes_nothing(params_file: Path, text
 
 
 def test_an_unknown_preset_lists_those_that_there_are() -> None:
-    with pytest.raises(DataError, match=r"no preset 'fast' .*presets: extended, gpu, paper-scale, plain, quick"):
+    with pytest.raises(DataError, match=r"no preset 'fast' .*presets: extended, gpu, paper-scale, plain, quick, style"):
         read_overlay("fast", REPOSITORY)
 
 
