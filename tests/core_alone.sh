@@ -38,5 +38,5 @@ if "$work/venv/bin/ie" --help 2>"$work/message"; then exit 1; fi
 grep -x "error: .* is not installed: pip install 'ie-pipeline\[pipeline\]'" "$work/message"
 
 # The test files that name no package of the extra `metrics`.
-mapfile -t tests < <(grep -LE '(import|from) (scipy|sklearn|threadpoolctl)' tests/ie_model/test_*.py)
+mapfile -t tests < <(grep -LE '(import|from) (scipy|sklearn|threadpoolctl|ie_model\.metrics)' tests/ie_model/test_*.py)
 "$work/venv/bin/python" -m pytest --noconftest -p no:cacheprovider "${tests[@]}"
