@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import pipeline.cluster.actor_pool
 import pipeline.stages.evaluate
 from pipeline.cluster.actor_pool import map_in_actors
 from pipeline.cluster.connection import ray_cluster
@@ -52,7 +53,11 @@ class _Mortal:
         return run
 
 
-def test_actor_that_is_lost_is_replaced_and_its_item_done_again(tmp_path: Path) -> None:
+def test_actor_that_is_lost_is_replaced_and_its_item_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.cluster.actor_pool, "_RETRIES", 1)
+
     def done(items: list[int], actors: int) -> dict[int, int]:
         rows = map_in_actors(_Mortal(tmp_path), items, actors, cpus=1, gpus=0)
         return {item: row["square"] for item, row in rows}
