@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from ie_model.spec import DataSpec
 from pipeline.errors import DataError
 from pipeline.plots.figures import DPI, check_labels, saved_figure, shortened
+from pipeline.plots.palette import THEME
 from pipeline.results.tables import read_grid
 
 _COLOURS = 4
 _WORDS = 12
+_MARGIN = 0.06
+"""Around a curve, of its cell's side."""
 
 
 def curve_grid(
@@ -39,21 +42,32 @@ def curve_grid(
     low, high = (float(np.nanquantile(shown, q)) for q in (0.002, 0.998))
     if low == high:
         low, high = low - 1, high + 1
+    # All in one axes: a thousand of them would take minutes.
+    cell = np.arange(columns) + _MARGIN, np.arange(rows)[::-1] + _MARGIN
+    inside = 1 - 2 * _MARGIN
+    x = cell[0][:, None] + inside * np.arange(length) / max(1, length - 1)
+    y = cell[1][:, None, None, None] + inside * (np.clip(shown, low, high) - low) / (high - low)
+    # A gap ends each curve.
+    apart = [(0, 0), (0, 0), (0, 1)]
+    x = np.pad(np.broadcast_to(x, (rows, columns, length)), apart, constant_values=np.nan)
     with saved_figure(out, (columns * 110 / DPI, rows * 90 / DPI), crop=True) as figure:
-        axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-        for row in range(rows):
-            for column in range(columns):
-                ax = axes[row][column]
-                # A line needs two points: a series of one would be invisible.
-                ax.plot(np.arange(length), shown[row, column].T, linewidth=0.9, marker="." if length == 1 else None)
-                ax.set(ylim=(low, high), xlim=(0, max(1, length - 1)), xticks=[], yticks=[])
-                ax.grid(False)
-                if column == 0 and row_labels is not None:
-                    ax.set_ylabel(shortened(row_labels[row]), rotation=0, ha="right", va="center")
-                if row == 0 and column_labels is not None:
-                    ax.set_title(shortened(column_labels[column]), fontsize="small")
+        ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        for channel in range(shown.shape[2]):
+            curves = np.pad(y[:, :, channel], apart, constant_values=np.nan)
+            # A line needs two points: a series of one would be invisible.
+            ax.plot(x.ravel(), curves.ravel(), linewidth=0.9, marker="." if length == 1 else None)
+        ax.set(xlim=(0, columns), ylim=(0, rows), xticks=[], yticks=[])
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+        ax.vlines(range(columns + 1), 0, rows, color=THEME["line"][0], linewidth=0.6)
+        ax.hlines(range(rows + 1), 0, columns, color=THEME["line"][0], linewidth=0.6)
+        for row, label in enumerate(row_labels or ()):
+            ax.text(-0.05, rows - row - 0.5, shortened(label), ha="right", va="center")
+        for column, label in enumerate(column_labels or ()):
+            ax.text(column + 0.5, rows + 0.05, shortened(label), ha="center", va="bottom", fontsize="small")
         more = f" (channels 1 to {_COLOURS} of {channels})" if channels > _COLOURS else ""
-        figure.suptitle(title + more)
+        above = 0.35 if column_labels is not None else 0.1
+        ax.text(columns / 2, rows + above, title + more, ha="center", va="bottom", fontsize="large")
 
 
 def as_series(examples: NDArray[Any], spec: DataSpec) -> NDArray[Any]:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from matplotlib.image import imread
 
 from ie_model.spec import DataSpec
 from pipeline.data.loading.in_memory import load_split
@@ -136,6 +137,10 @@ def test_curves_are_drawn_and_a_wrong_array_is_named(tmp_path: Path) -> None:
     curve_grid(tmp_path / "a.npz", "swap", tmp_path / "a.png", "Swap", ["a", "b", "c"], list("wxyz"))
     assert len(first) > 5000
     assert (tmp_path / "a.png").read_bytes() == first
+    many = np.zeros((30, 31, 1, 9))  # a plot for each took half an hour
+    np.savez(tmp_path / "many.npz", swap=many)
+    curve_grid(tmp_path / "many.npz", "swap", tmp_path / "many.png", "Swap", [f"{i}" for i in range(30)])
+    assert imread(tmp_path / "many.png").shape[:2] > (30 * 80, 31 * 100)
     for key, message in (("flat", "4 axes"), ("infinite", "infinite"), ("none", "lack none")):
         with pytest.raises(DataError, match=message):
             curve_grid(tmp_path / "a.npz", key, tmp_path / "b.png", "t")
