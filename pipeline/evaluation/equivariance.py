@@ -174,8 +174,9 @@ def _principal_components(x: list[Tensor], maps: list[Maps], batch_size: int, se
     pixels = [torch.cat(list(in_batches(images, batch_size))) for images in x]
     still = [images.flatten(1).numpy() for images in pixels]
     moved = [affine(images, m.matrices).flatten(1).numpy() for images, m in zip(pixels, maps, strict=True)]
-    # One thread: the score must not depend on how many cores the machine has.
-    with threadpool_limits(limits=1):
+    # One thread: the score must not depend on how many cores the machine has. Of images that are all alike there is no
+    # variance to divide by, which is no fault here.
+    with threadpool_limits(limits=1), np.errstate(divide="ignore", invalid="ignore"):
         fitted = PCA(min(_COMPONENTS, *still[0].shape), svd_solver="randomized", random_state=seed).fit(still[0])
         return [fitted.transform(part) for part in still], [fitted.transform(part) for part in moved]
 

@@ -44,7 +44,13 @@ def users_data(project: Path) -> None:
     pictures = sorted(write_digits(project / "my_table/scans", 200).rglob("*.png"))
     with (project / "my_table/table.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
-            [("path", "label"), *((path.relative_to(project / "my_table"), path.parent.name) for path in pictures)]
+            [
+                ("path", "label", "site", "angle"),
+                *(
+                    (path.relative_to(project / "my_table"), path.parent.name, i % 3, i / 4)
+                    for i, path in enumerate(pictures)
+                ),
+            ]
         )
     for topic, words in (("grain", "wheat maize harvest"), ("metal", "copper zinc smelter")):
         (project / "my_texts" / topic).mkdir(parents=True)
@@ -136,6 +142,7 @@ def test_each_command_brings_own_data_into_shards(tmp_path: Path, monkeypatch: p
             200,
         ),
         "table -S data.folder=my_table": ("image", (1, 32, 32), 10, 200),
+        "table -S data.folder=my_table -S 'data.own.factors=[site,angle]'": ("image", (1, 32, 32), 10, 200),
         "texts -S data.folder=my_texts": ("counts", (6,), 2, 40),
         "series -S data.folder=my_series": ("series", (2, 3), 2, 26),
         "vectors -S data.folder=my_vectors": ("vector", (20,), 10, 1797),
