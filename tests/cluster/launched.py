@@ -201,7 +201,6 @@ class Run:
     def finish(self, timeout: float = 300) -> int:
         """Waits for the end; returns the exit code."""
         code = self._process.wait(timeout)
-        self._reader.join(10)
         self._close()
         return code
 
@@ -212,6 +211,8 @@ class Run:
         self._close()
 
     def _close(self) -> None:
+        # Of what the process has written, lines may still be on their way.
+        self._reader.join(10)
         if self._process.stdout is not None:
             self._process.stdout.close()
 
