@@ -47,7 +47,7 @@ def make(name: str) -> None:
         fetch(params, REPOSITORY, _say)
         shard(params, REPOSITORY, _say)
     sweep(params, REPOSITORY, _say, out=out)
-    if name == "mnist-frontier":
+    if params.sweep.measures == "all":
         leak_against_bound(out / "measures.csv", out / "leak_against_bound.png")
     record = {
         "command": f"python docs/tables.py {name}",

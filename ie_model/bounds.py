@@ -39,7 +39,7 @@ class Elbo:
         """Sums over the pairs of each class, `[K, 1 + 2 V]`: of weights, of v, and of its squares, weighted.
 
         Args:
-            cls: the class of each pair `[P]`; weight: q(y|x), or 1 where the class is known, `[P]`.
+            cls: the class of each pair `[P]`; weight: what each counts, in proportion to q(y|x), `[P]`.
         """
         one = torch.ones_like(weight).unsqueeze(1)
         values = torch.cat([one, self.mean, self.mean.square() + self.log_var.exp()], dim=1)

@@ -62,7 +62,7 @@ class ModelConfig(_Config):
 
     initialisation: Literal["uniform", "he"] = "uniform"
     """Weights of layers before a ReLU: PyTorch's own uniform ones, with which v begins nearly unused, or He's normal
-    ones (ICCV 2015), with which it does not; f_inv then begins at unit scale."""
+    ones (ICCV 2015), with which it does not; f_inv then begins at unit scale. Transposed convolutions keep theirs."""
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:

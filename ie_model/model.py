@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ie_model.config import ModelConfig
 from ie_model.likelihoods import make_likelihood, normal_kl
-from ie_model.networks import PosteriorHead, check_fit, he_, make_decoder, make_trunk
+from ie_model.networks import PosteriorHead, check_fit, make_decoder, make_trunk
 from ie_model.spec import DataSpec
 
 
@@ -44,6 +44,8 @@ class EquiVAE(nn.Module):
         if config.class_code != "none":
             self.invariant_trunk = make_trunk(spec, config)
             self.invariant_out = nn.Linear(config.hidden, (2 if config.stochastic_r else 1) * config.r_dim)
+            if config.initialisation == "he":
+                nn.init.normal_(self.invariant_out.weight, std=config.hidden**-0.5)
         self.posterior_trunk = make_trunk(spec, config)
         self.posterior_head = PosteriorHead(config, self.r_dim)
         self.decoder = make_decoder(spec, config, self.r_dim)
@@ -53,18 +55,6 @@ class EquiVAE(nn.Module):
             self.log_scale = nn.Parameter(torch.tensor(math.log(config.r_dim)))
         elif config.classifier == "network":
             self.class_logits = nn.Linear(config.r_dim, spec.num_classes)
-        if config.initialisation == "he":
-            self._initialise()
-
-    def _initialise(self) -> None:
-        """He's weights before each ReLU, and f_inv at unit scale."""
-        if self.config.class_code != "none":
-            he_(self.invariant_trunk)
-            nn.init.normal_(self.invariant_out.weight, std=self.config.hidden**-0.5)
-        head = self.posterior_head
-        for part in (self.posterior_trunk, head.from_features, head.from_r, self.decoder.stem):
-            if isinstance(part, nn.Module):
-                he_(part)
 
     def embed_support(self, x: Tensor) -> Tensor:
         """What a class's representation is averaged from: `[B, *shape]` floats -> `[B, E]`."""

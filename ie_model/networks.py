@@ -134,16 +134,28 @@ class CountsTrunk(VectorTrunk):
         return super().forward(torch.log1p(x))
 
 
+def _initialise(config: ModelConfig, *parts: nn.Module | None) -> None:
+    """Weights of layers before a ReLU, as `config.initialisation` says; He's keep the mean square of what goes in."""
+    if config.initialisation == "uniform":  # PyTorch's own, as they were made
+        return
+    for layer in (layer for part in parts if part is not None for layer in part.modules()):
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def make_trunk(spec: DataSpec, config: ModelConfig) -> nn.Module:
     """The encoder's trunk for a kind of data: `[B, *spec.shape]` -> `[B, config.hidden]`."""
-    if spec.kind == "image":
-        return ImageTrunk(spec, config) if config.encoder == "convolutional" else WideResidualTrunk(spec, config)
     trunks: dict[str, Callable[[DataSpec, ModelConfig], nn.Module]] = {
+        "image": ImageTrunk if config.encoder == "convolutional" else WideResidualTrunk,
         "series": SeriesTrunk,
         "counts": CountsTrunk,
         "vector": VectorTrunk,
     }
-    return trunks[spec.kind](spec, config)
+    trunk = trunks[spec.kind](spec, config)
+    _initialise(config, trunk)
+    return trunk
 
 
 class PosteriorHead(nn.Module):
@@ -158,6 +170,7 @@ class PosteriorHead(nn.Module):
         self.from_features = nn.Linear(config.hidden, config.hidden)
         self.from_r = nn.Linear(r_dim, config.hidden, bias=False) if config.posterior == "r_and_x" else None
         self.out = nn.Linear(config.hidden, 2 * config.v_dim)
+        _initialise(config, self.from_features, self.from_r)
 
     def project_features(self, features: Tensor) -> Tensor:
         """`[B, H]` -> `[B, H]`."""
@@ -204,6 +217,7 @@ class ConvolutionalDecoder(nn.Module):
         self.stem = _Stem(config, r_dim)
         self.start = (config.channels[-1], *sizes[-1])
         self.dense = nn.Linear(config.decoder_hidden[-1], math.prod(self.start))
+        _initialise(config, self.dense)
         layers: list[nn.Module] = []
         outputs = [channels, *config.channels[:-1]]
         for i in reversed(range(len(config.channels))):
@@ -230,6 +244,7 @@ class _Stem(nn.Module):
         for width, next_width in itertools.pairwise(widths):
             layers += [nn.Linear(width, next_width), nn.ReLU()]
         self.hidden = nn.Sequential(*layers)
+        _initialise(config, self.from_v, self.from_r, self.hidden)
         modulated = widths[1:] if config.conditioning == "every_layer" else ()
         self.scale_and_shift = nn.ModuleList(nn.Linear(r_dim, 2 * width, bias=False) for width in modulated)
 
@@ -248,15 +263,6 @@ class _Stem(nn.Module):
 def make_decoder(spec: DataSpec, config: ModelConfig, r_dim: int) -> nn.Module:
     """The decoder for a kind of data: r `[B, R]`, v `[B, V]` -> `[B, *spec.shape]`."""
     return (DenseDecoder if config.decoder == "dense" else ConvolutionalDecoder)(spec, config, r_dim)
-
-
-def he_(module: nn.Module) -> None:
-    """He's normal weights, for layers before a ReLU: the mean square of what they give is that of what they get."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
 
 
 def check_fit(spec: DataSpec, config: ModelConfig) -> None:

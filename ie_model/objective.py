@@ -175,13 +175,14 @@ class Objective(nn.Module):
         loss = loss + self.shares.labelled * beta * self._free(kl)
         cost = self._labelled_mean(pairs.cost, counts, y)
         logged = {"bound_labelled": bound - (1 - beta) * cost, "log_q_labelled": log_q_own, "kl": kl.sum()}
-        posteriors = [(pairs, self._code_of(y), torch.ones_like(pairs.cost))]
+        weight = self.shares.labelled * self.shares.weights(counts, y) / counts.sum()
+        posteriors = [(pairs, self._code_of(y), weight)]
         if x_unlabelled is not None:
             log_q = model.classify(f[m:, : model.config.r_dim], r)
             u = marginal_elbo(model, x_unlabelled, features[m:], codes, log_q, config.prune, generator, beta)
             kl, bound = self._mean(u.kl, num_unlabelled), self._mean(u.bound, num_unlabelled)
             loss = loss + self.shares.unlabelled * (beta * self._free(kl) - bound)
-            posteriors.append((u.pairs, u.cls, u.weight))
+            posteriors.append((u.pairs, u.cls, self.shares.unlabelled * u.weight / num_unlabelled))
             whole = (u.bound - (1 - beta) * u.cost).detach()
             gap = prune_gap(whole, u.dropped_mass, model.likelihood.max_log_prob(x_unlabelled).detach())
             logged |= {

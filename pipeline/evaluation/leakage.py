@@ -13,7 +13,6 @@ from ie_model.metrics import leakage
 from ie_model.metrics.leakage import Leak, Posteriors
 from ie_model.networks import to_float
 from pipeline.config.params import EvaluateParams
-from pipeline.data.loading.in_memory import SplitData
 from pipeline.data.loading.splits import Split
 from pipeline.results.metrics_table import Measure, measure_each
 from pipeline.utils.arrays import IntArray
@@ -42,20 +41,17 @@ def posteriors(artifact: Artifact, split: Split, rows: IntArray, batch_size: int
 
 
 def leak_measures(
-    artifact: Artifact, train: Split, test: SplitData, settings: EvaluateParams, device: str, tell: Log = silent
+    artifact: Artifact, train: Split, score: Posteriors, settings: EvaluateParams, device: str, tell: Log = silent
 ) -> list[Measure]:
     """The class from draws of v: a probe that saturates, its learning curve, a Gaussian a class; KL of q(v|y).
 
     Args:
         train: fitted on the `leak_points` of its points of known class with the lowest hash.
-        test: points to score on.
+        score: test points.
     """
     seed = settings.probe_seeds[0]
-    rows = lowest(train.keys, settings.leak_points, train.y >= 0), np.arange(len(test))
-    fit, score = (
-        posteriors(artifact, split, chosen, settings.batch_size, device)
-        for split, chosen in zip((train, test), rows, strict=True)
-    )
+    rows = lowest(train.keys, settings.leak_points, train.y >= 0)
+    fit = posteriors(artifact, train, rows, settings.batch_size, device)
     order = np.random.default_rng(seed).permutation(len(fit))
 
     @cache

@@ -25,6 +25,7 @@ from ie_model.inference import (
     squared_error,
 )
 from ie_model.metrics import measures
+from ie_model.metrics.leakage import Posteriors
 from ie_model.model import squared_distances
 from ie_model.networks import to_float
 from pipeline.config.params import EvaluateParams
@@ -149,7 +150,8 @@ def measure_model(
         )
         wrong = fit_wrong, test_wrong
     rows += class_probes(fit_encoded, encoded, wrong, settings, has_r=has_classes, tell=tell)
-    rows += leak_measures(artifact, train, test, settings, device, tell)
+    score = Posteriors(encoded.v_mean, encoded.v_log_var, encoded.y)
+    rows += leak_measures(artifact, train, score, settings, device, tell)
     rows += style(artifact, fit, test, settings, device, tell)
     if has_classes:
         tell("evaluate: class swaps")

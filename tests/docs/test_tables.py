@@ -139,6 +139,9 @@ def test_a_table_is_swept_into_its_folder_beside_the_commit_it_started_from(
         ran.append((params, project, out))
         assert out is not None
         out.mkdir(parents=True)
+        measured = (("mi_v_class_nats", 0.4), ("bound_nats", -99.0), ("active_units", 8))
+        rows = (f"plain,100,0,{name},{value}\n" for name, value in measured)
+        (out / "measures.csv").write_text("method,labels,seed,measure,value\n" + "".join(rows))
         checked_out.append("at-the-end")
         return out
 
@@ -157,3 +160,4 @@ def test_a_table_is_swept_into_its_folder_beside_the_commit_it_started_from(
     assert record["command"] == "python docs/tables.py fashion-mnist"
     assert record["hardware"] and record["date"]
     assert record["commit"] == "at-the-start"
+    assert (out / "leak_against_bound.png").is_file()

@@ -856,13 +856,24 @@ class TestFreeBits:
             expected += torch.distributions.kl_divergence(q, p).sum() * weight[rows].sum() / weight.sum()
         torch.testing.assert_close(class_divergence(moments), expected)
 
-    def test_the_class_divergence_enters_the_loss_with_its_weight_and_moves_v_alone(self) -> None:
+    def test_the_class_divergence_weighs_points_by_the_data_and_moves_v_alone(self) -> None:
         without, (weighed, logged) = loss_of(objective_config())[0], loss_of(objective_config(class_moments=3.0))
         torch.testing.assert_close(weighed, without + 3.0 * logged["class_divergence"])
         model = tiny_model()
         x, y = examples(9, model.spec), each_class(3, 3)
         f = model.embed(x)
         r = means_of(f, y, 3)
+        x_unlabelled = examples(4, model.spec, seed=1)
+        q = model.classify(model.embed(x_unlabelled), r).exp()
+        pairs = [(x, y, leave_one_out_means(f, y, *class_sums(f, y, 3)), torch.full((9,), SHARES.labelled / 9))]
+        pairs += [
+            (x_unlabelled, torch.full((4,), c), r[c].expand(4, -1), SHARES.unlabelled / 4 * q[:, c]) for c in range(3)
+        ]
+        moments = torch.zeros(3, 5)
+        for points_of, cls, own, weight in pairs:
+            mean, log_var = model.posterior(model.features(points_of), own)
+            moments += Elbo(weight, mean, weight, mean, log_var).moments(cls, weight, 3)
+        torch.testing.assert_close(logged["class_divergence"], class_divergence(moments).detach())
         u = marginal_elbo(model, x, model.features(x), r, model.classify(f, r), 0, seeded())
         count = u.pairs.moments(u.cls, u.weight, 3)[:, 0].sum()
         gradients = torch.autograd.grad(count, list(model.parameters()), allow_unused=True)
