@@ -46,8 +46,8 @@ def map_in_actors(make: Make[T], items: Sequence[T], most: int, *, cpus: int, gp
     """Items and rows as they finish, on the connected Ray. An item whose actor or host is lost goes to another actor.
 
     As many actors run as there is room for; hosts that join get theirs. Not tasks, which Ray retries itself: one on a
-    host without power begins again only when gRPC gives up that connection, after minutes (Ray 2.60), while an actor is
-    declared lost with its host.
+    host without power was still taken for running after five minutes (Ray 2.60), while an actor is declared lost with
+    its host.
 
     Args:
         make: called once in each actor; its function gives a row of plain values, and may run twice for an item.
