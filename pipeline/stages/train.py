@@ -90,8 +90,9 @@ def train(params: Params, project: Path, log: Log) -> Path:
     # Only now: until the artifact is in place, the run state is what a repeated `train` resumes from.
     with contextlib.suppress(ResourceError, OSError):
         if params.train.profile:
-            traces, folder = collect_traces(storage, run, project / "logs" / "profile" / run), f"logs/profile/{run}"
-            log(f"train: profile: {', '.join(traces) or 'the run has too few steps for a trace'}, in {folder}")
+            traces = collect_traces(storage, run, project / "logs" / "profile" / run)
+            none = "no trace: too few steps, or the storage took none"
+            log(f"train: profile: {', '.join(traces) + f', in logs/profile/{run}' if traces else none}")
         storage.remove(run)
     metrics = read_json(out / "metrics.json", "training metrics")
     log(f"train: {_summary(metrics)}in {duration(time.monotonic() - started)}; model, history and curves in {out}")
