@@ -12,7 +12,23 @@ from torch import Tensor
 
 from ie_model.artifact import Artifact
 from ie_model.spec import DataSpec
+from pipeline.config.params import EvaluateParams
 from pipeline.data.loading.in_memory import SplitData
+
+SETTINGS = EvaluateParams(
+    batch_size=64,
+    bound_samples=1,
+    iw_samples=1,
+    iw_points=1,
+    probe_points=100,
+    leak_points=100,
+    probe_seeds=(0,),
+    style_points=400,
+    swap_points=300,
+    oracle_steps=1,
+    calibration_bins=10,
+    seed=0,
+)
 
 
 def blob(height: int, width: int, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Tensor:

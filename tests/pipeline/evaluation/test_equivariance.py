@@ -15,7 +15,6 @@ import pipeline.evaluation.equivariance
 from ie_model.artifact import Artifact
 from ie_model.augment import affine
 from ie_model.metrics import equivariance
-from pipeline.config.params import EvaluateParams
 from pipeline.data.loading.in_memory import SplitData
 from pipeline.evaluation.equivariance import (
     ROTATION,
@@ -33,23 +32,9 @@ from pipeline.evaluation.equivariance import (
 )
 from pipeline.results.metrics_table import Measure
 from pipeline.utils.key_sample import lowest
-from tests.helpers.spots import Spots, blob, place
+from tests.helpers.spots import SETTINGS, Spots, blob, place
 from tests.helpers.tiny import points, spec_of, tiny_artifact, tiny_model
 
-SETTINGS = EvaluateParams(
-    batch_size=64,
-    bound_samples=1,
-    iw_samples=1,
-    iw_points=1,
-    probe_points=100,
-    leak_points=100,
-    probe_seeds=(0,),
-    style_points=400,
-    swap_points=300,
-    oracle_steps=1,
-    calibration_bins=10,
-    seed=0,
-)
 Row = dict[str, float]
 
 

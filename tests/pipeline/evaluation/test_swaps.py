@@ -10,28 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config.params import EvaluateParams
 from pipeline.data.loading.in_memory import SplitData
 from pipeline.evaluation.swaps import FEATURES, SLANT_TOLERANCE, _others, swap_measures
 from pipeline.results.metric_catalog import about
 from pipeline.results.metrics_table import Measure
-from tests.helpers.spots import Spots
+from tests.helpers.spots import SETTINGS, Spots
 from tests.helpers.tiny import points, spec_of, tiny_artifact, tiny_model
 
-SETTINGS = EvaluateParams(
-    batch_size=64,
-    bound_samples=1,
-    iw_samples=1,
-    iw_points=1,
-    probe_points=100,
-    leak_points=100,
-    probe_seeds=(0,),
-    style_points=100,
-    swap_points=300,
-    oracle_steps=1,
-    calibration_bins=10,
-    seed=0,
-)
 Row = dict[str, float]
 
 
