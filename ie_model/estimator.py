@@ -39,7 +39,7 @@ from ie_model.networks import to_float
 from ie_model.row_form import form_of
 from ie_model.schedule import auto_batch_size, steps_per_epoch
 from ie_model.spec import DataSpec, Kind, LikelihoodName
-from ie_model.support import IntArray
+from ie_model.support import IntArray, is_unlabelled
 
 Array = npt.NDArray[Any]
 
@@ -324,7 +324,7 @@ class EquiVAEClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):  # ty
         """Sets `classes_`; index into it of each row, -1 where there is no label."""
         y = column_or_1d(y, warn=True)
         check_consistent_length(x, y)
-        known = ~_is_unlabelled(y, self.unlabelled)
+        known = ~is_unlabelled(y, self.unlabelled)
         if not known.any():
             raise ValueError(f"y has no label at all: each of its {len(y)} values is NaN, None or {self.unlabelled!r}")
         check_classification_targets(y[known].tolist() if y.dtype == object else y[known])
@@ -390,18 +390,3 @@ class EquiVAEClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):  # ty
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: a {config.__name__} or None")
         if self.model is not None and self.model.class_code == "none":
             raise ValueError("model.class_code is 'none', a plain VAE without classes; allowed: embedding, one_hot")
-
-
-def _is_unlabelled(y: Array, unlabelled: Any) -> npt.NDArray[np.bool_]:
-    """Which values stand for no label, `[N]`."""
-    if y.dtype.kind == "f":
-        missing = np.isnan(y)
-    elif y.dtype == object:
-        missing = np.array([value is None or value != value for value in y])
-    else:
-        missing = np.zeros(len(y), dtype=bool)
-    if unlabelled is None:
-        return missing
-    # Text and numbers are never equal, and numpy would warn of it.
-    same = isinstance(unlabelled, str) == (y.dtype.kind in "US") or y.dtype == object
-    return missing | (y == unlabelled) if same else missing

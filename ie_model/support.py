@@ -1,11 +1,28 @@
-"""Which labelled points a step takes."""
+"""Which points are labelled, and which of them a step takes."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
+
+
+def is_unlabelled(y: npt.NDArray[Any], unlabelled: Any) -> npt.NDArray[np.bool_]:
+    """Which labels `[N]` stand for none: `unlabelled`, None and NaN."""
+    if y.dtype.kind == "f":
+        missing = np.isnan(y)
+    elif y.dtype == object:
+        missing = np.array([value is None or value != value for value in y])
+    else:
+        missing = np.zeros(len(y), dtype=bool)
+    if unlabelled is None:
+        return missing
+    # Text and numbers are never equal, and numpy would warn of it.
+    same = isinstance(unlabelled, str) == (y.dtype.kind in "US") or y.dtype == object
+    return missing | (y == unlabelled) if same else missing
 
 
 def draw_support(members: list[IntArray], m: int, rng: np.random.Generator) -> IntArray:

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml  # Ray's own reader of launch files
 
-from pipeline.cluster.preflight import TOKEN, Finding, conclude
+from pipeline.cluster.host_findings import Finding
+from pipeline.cluster.preflight import TOKEN, conclude
 from pipeline.errors import ParamsError
 from pipeline.utils.progress import Log
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ie_model.config import ModelConfig, ObjectiveConfig
 from pipeline.config.methods import apply_method
-from pipeline.config.plain_values import check_size, check_values, dotted_path
+from pipeline.config.params_errors import described, missing_keys
+from pipeline.config.plain_values import check_size, check_values
 from pipeline.config.sweep_params import LabelCountOrAuto, SearchParams, Seed, SweepParams
 from pipeline.config.sweep_params import Section as _Section
 from pipeline.config.yaml_text import parse_yaml, read_text
@@ -335,68 +334,10 @@ def parse_params(raw: Any, name: str = "params.yaml") -> Params:
             raise ParamsError(
                 f"{name} holds a value that is neither text, number, list nor section: {error}"
             ) from error
-        raise ParamsError(f"{name}: " + "; ".join(_describe(error))) from error
+        raise ParamsError(f"{name}: " + "; ".join(described(error, Params))) from error
     sections = ("model", ModelConfig), ("objective", ObjectiveConfig)
-    if missing := [path for key, config in sections for path in _missing(raw[key], config, f"{key}.")]:
+    if missing := [path for key, config in sections for path in missing_keys(raw[key], config, f"{key}.")]:
         raise ParamsError(f"{name}: " + "; ".join(f"{path}: missing" for path in missing))
     # Only now: what a key allows is the better message.
     check_size(raw, name)
     return params
-
-
-def _missing(raw: dict[str, Any], model: type[BaseModel], path: str) -> Iterator[str]:
-    """Keys that a library's user may leave to their defaults: params.yaml says all that a run is of."""
-    for name, field in model.model_fields.items():
-        if name not in raw:
-            yield path + name
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _missing(raw[name], field.annotation, f"{path}{name}.")
-
-
-def _describe(error: ValidationError) -> list[str]:
-    """One phrase per mistake: path, value, what is allowed."""
-    by_path: dict[str, list[dict[str, Any]]] = {}
-    for item in error.errors(include_url=False):
-        # The members of a union (int | float | 'all') report one error each, under a made-up last element.
-        location = [part for part in item["loc"] if not _is_union_member(part)]
-        by_path.setdefault(dotted_path(location), []).append({**item, "loc": location})
-    phrases = []
-    for path, items in by_path.items():
-        first = items[0]
-        if first["type"] == "extra_forbidden":
-            phrases.append(f"{path}: unknown key{_nearest(first['loc'])}")
-        elif first["type"] == "missing":
-            phrases.append(f"{path}: missing")
-        elif first["type"] == "value_error":
-            where = f"{path}: " if path else ""
-            phrases.append(where + str(first["ctx"]["error"]))
-        else:
-            allowed = " or ".join(dict.fromkeys(_allowed(item) for item in items))
-            phrases.append(f"{path} is {json.dumps(first['input'])}; allowed: {allowed}")
-    return phrases
-
-
-_UNION_MEMBERS = ("constrained-int", "constrained-float", "literal[", "tuple[", "bool", "int", "float", "str", "none")
-
-
-def _is_union_member(part: int | str) -> bool:
-    return isinstance(part, str) and part.startswith(_UNION_MEMBERS)
-
-
-def _allowed(item: dict[str, Any]) -> str:
-    message: str = item["msg"].removeprefix("Input should be ")
-    return message.removeprefix("a valid ").removeprefix("an ")
-
-
-def _nearest(location: list[int | str]) -> str:
-    """Names the keys that are known where an unknown one stands, the nearest first."""
-    model: Any = Params
-    for part in location[:-1]:
-        annotation = model.model_fields[part].annotation if isinstance(part, str) else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return ""
-        model = annotation
-    known = list(model.model_fields)
-    near = difflib.get_close_matches(str(location[-1]), known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{hint} (allowed: {', '.join(known)})"

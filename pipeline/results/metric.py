@@ -11,6 +11,10 @@ Better = Literal["lower", "higher", ""]
 BASELINES = {"1nn": "1-NN", "logistic": "logistic regression"}
 """Classifiers on raw values: part of a name, and words."""
 
+SUPERVISED = "supervised, same encoder"
+WITHOUT = "M2 and plain VAE, same networks"
+"""Controls of several metrics, in words."""
+
 PARTS: dict[str, dict[str, str]] = {
     "baseline": BASELINES,
     "probe": {"linear": "linear probe", "mlp": "MLP probe"},

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from pipeline.results.metric import BASELINES, Metric
+from pipeline.results.leak_metrics import LEAKAGE
+from pipeline.results.metric import BASELINES, SUPERVISED, WITHOUT, Metric
 from pipeline.results.swap_metrics import SWAP
 
 GROUPS = {
@@ -44,31 +45,27 @@ GROUPS = {
 """Title and how to read each group of results/evaluate/measures.csv, in the order of the page."""
 
 
-_SUPERVISED = "supervised, same encoder"
 _BASELINE = "the supervised baseline"
 _RAW = "raw values, the same labels and test examples"
-_WITHOUT = "M2 and plain VAE, same networks"
-_SHUFFLED = f"v shuffled; {_WITHOUT}"
-_V_SHUFFLED = (("v shuffled", "probe_class_from_v_shuffled_linear_pct"),)
 _CONSTANT = ("constant", "r2_{output}_constant")
 _FLOOR = "constant predictor"
 
 MEASURED = (
     Metric(
         "test_error_classifier_pct", "class", "lower", "error of argmax q(y|x)", "rule 1, argmax q(y|x)",
-        _SUPERVISED, tuple((words, f"baseline_{name}_error_pct") for name, words in BASELINES.items()),
+        SUPERVISED, tuple((words, f"baseline_{name}_error_pct") for name, words in BASELINES.items()),
         "a single label subset: its choice often matters more than the method; a sweep over seeds gives the deviation",
         "test error",
     ),
     Metric(
         "test_error_generative_pct", "class", "lower",
         "error of the generative rule, argmax of a bound on log p(x|y)",
-        "rule 2, argmax of a bound on log p(x|y), `bound_samples` samples", _SUPERVISED,
+        "rule 2, argmax of a bound on log p(x|y), `bound_samples` samples", SUPERVISED,
         caution="few samples", short="generative rule",
     ),
     Metric(
         "test_error_prototype_pct", "class", "lower", "error of the nearest r",
-        "rule 3, nearest r_y; equal to rule 1 with the distance classifier", _SUPERVISED,
+        "rule 3, nearest r_y; equal to rule 1 with the distance classifier", SUPERVISED,
         caution="with that classifier it is no second opinion", short="nearest r",
     ),
     Metric(
@@ -132,73 +129,7 @@ MEASURED = (
         "mean error over all shares of points answered, most confident first; the curve is in `risk_coverage.csv`",
         _BASELINE, caution="falls with the error itself", decimals=4,
     ),
-    Metric(
-        "probe_class_from_r_{probe}_pct", "leakage", "higher", "class from r of one example, {probe}",
-        "from f_inv(x) of ONE example", _SUPERVISED,
-        caution="probes see the labels of `probe_points` train points, far more than training did",
-    ),
-    Metric(
-        "probe_class_from_v_sampled_{probe}_pct", "leakage", "lower", "class from sampled v, {probe}",
-        "from v ~ q(v|r,x): what v transmits; 1/K is chance", _SHUFFLED, _V_SHUFFLED,
-        "collapsed v scores 1/K: read `active_units` beside it",
-    ),
-    Metric(
-        "probe_class_from_v_redrawn_mlp_pct", "leakage", "lower", "class from v drawn anew, MLP probe",
-        "from v ~ q(v|r,x) as above, by a probe that sees up to `leak_points` train points, each v drawn anew in each "
-        "epoch until it finds no more; 1/K is chance",
-        _SHUFFLED, _V_SHUFFLED, "collapsed v scores 1/K: read `active_units` beside it", "class from v",
-    ),
-    Metric(
-        "probe_class_from_v_redrawn_of_{n}_mlp_pct", "leakage", "", "the same, from {n} train points",
-        "the same from fewer points: a value that still rises with n is below what v transmits", "from all points",
-        (("all points", "probe_class_from_v_redrawn_mlp_pct"),),
-    ),
-    Metric(
-        "mi_v_class_nats", "leakage", "lower", "mutual information of v and the class, lower bound",
-        "lower bound on I(v; y) by the cross-entropy of the probe with v drawn anew (Barber and Agakov); log K is all",
-        _WITHOUT, caution="a bound: the probe may miss what is there", decimals=3,
-    ),
-    Metric(
-        "probe_class_from_v_sampled_quadratic_pct", "leakage", "lower", "class from sampled v, a Gaussian a class",
-        "from one draw of v by a Gaussian for each class (QDA): sees classes whose spread differs, not their mean",
-        _SHUFFLED, _V_SHUFFLED, "a class of several clusters",
-    ),
-    Metric(
-        "kl_v_class_mean_nats", "leakage", "lower", "KL of q(v|y) to the prior, mean over classes",
-        "KL(q(v|y) || p(v)) by the moments of q(v|y), mean over classes of test: 0 where each class fills the prior, "
-        "as a swap assumes", _WITHOUT, caution="moments alone: a lower bound", decimals=3,
-    ),
-    Metric(
-        "kl_v_class_max_nats", "leakage", "lower", "the same, the class farthest from the prior",
-        "the same of the class where it is largest", _WITHOUT, caution="moments alone: a lower bound", decimals=3,
-    ),
-    Metric(
-        "probe_class_from_v_active_means_{probe}_pct", "leakage", "lower",
-        "class from the means of active units of v, {probe}", "from posterior means of active units; 1/K is chance",
-        _SHUFFLED, _V_SHUFFLED, "means carry traces that v's noise hides",
-    ),
-    Metric(
-        "probe_class_from_v_active_means_wrong_r_{probe}_pct", "leakage", "",
-        "the same, v conditioned on a wrong class, {probe}",
-        "the same with v conditioned on a random wrong class: class information from x, not from r",
-        "v given the predicted class", (("the predicted class", "probe_class_from_v_active_means_{probe}_pct"),),
-        "as high as with the predicted class: the class in v is due to style, not to r",
-    ),
-    Metric(
-        "probe_class_from_v_shuffled_linear_pct", "leakage", "", "class from v of another example (the control)",
-        "control: v of another point", "chance", caution="far from 1/K, the split is unbalanced or too small",
-    ),
-    *(
-        Metric(
-            f"probe_class_from_{z}_mlp_std", "leakage", "", f"deviation of {words} over probe seeds",
-            "standard deviation of the same name's `_pct` over `probe_seeds`", "over probe seeds", decimals=2,
-        )
-        for z, words in (
-            ("r", "class from r"), ("v_sampled", "class from sampled v"),
-            ("v_active_means", "class from the means of active units of v"),
-            ("v_active_means_wrong_r", "the same, v conditioned on a wrong class,"),
-        )
-    ),
+    *LEAKAGE,
     Metric(
         "rotation_action_r2", "equivariance", "higher", "v(gx) by one linear map, R²",
         "v(gx) predicted by ONE linear map of v(x), g a rotation by 15 degrees, mean over units that move",
@@ -292,18 +223,18 @@ MEASURED = (
     ),
     *SWAP,
     Metric(
-        "bound_nats", "generation", "higher", "bound on log p(x)", "mean of U(x), one sample", _WITHOUT,
+        "bound_nats", "generation", "higher", "bound on log p(x)", "mean of U(x), one sample", WITHOUT,
         caution="grey values: compare only with the same treatment", short="test bound",
     ),
     Metric(
         "iw_bound_nats", "generation", "higher", "importance-weighted bound on log p(x)",
-        "importance-weighted bound, `iw_samples` samples on `iw_points` points, chosen by a hash of the key", _WITHOUT,
+        "importance-weighted bound, `iw_samples` samples on `iw_points` points, chosen by a hash of the key", WITHOUT,
         caution="another subset than `bound_nats` when `iw_points` is smaller than the split",
         short="importance-weighted bound",
     ),
     Metric(
         "reconstruction_mse", "generation", "lower", "squared error of the reconstruction, per value",
-        "mean squared error per value, r and v of the point itself", _WITHOUT,
+        "mean squared error per value, r and v of the point itself", WITHOUT,
         (("v = 0", "reconstruction_mse_v_zero"),), "a large V copies x", decimals=4,
     ),
     Metric(
@@ -321,11 +252,11 @@ MEASURED = (
     ),
     Metric(
         "bound_bits_per_dim", "generation", "lower", "bound, bits per dimension",
-        "`bound_nats` in bits per dimension; images only", _WITHOUT, caution="as `bound_nats`",
+        "`bound_nats` in bits per dimension; images only", WITHOUT, caution="as `bound_nats`",
     ),
     Metric(
         "iw_bound_bits_per_dim", "generation", "lower", "importance-weighted bound, bits per dimension",
-        "`iw_bound_nats` in bits per dimension; images only", _WITHOUT, caution="as `iw_bound_nats`",
+        "`iw_bound_nats` in bits per dimension; images only", WITHOUT, caution="as `iw_bound_nats`",
     ),
     Metric(
         "reconstruction_mse_r_from_{m}", "support", "lower", "squared error of the reconstruction, m = {m}",

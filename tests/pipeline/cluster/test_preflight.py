@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster.preflight import Answer, Question, _question, doctor, examine, judge, read_pins
+from pipeline.cluster.host_findings import Answer, Question, judge
+from pipeline.cluster.preflight import _question, doctor, examine, read_pins
 from pipeline.cluster.shard_staging import publish_shards
 from pipeline.config.params import parse_params
 from pipeline.errors import ResourceError
