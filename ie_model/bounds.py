@@ -146,7 +146,9 @@ def marginal_elbo(
         alive = alive_classes(log_q, prune)
         dropped = torch.where(alive, 0.0, log_q.exp()).sum(1)
     row, cls = alive.nonzero(as_tuple=True)
-    pairs = elbo(model, x[row], features[row], codes[cls], model.log_prior[cls], generator, beta)
+    # Not `features[row]`: on several threads its gradient adds up in an order of its own each time.
+    features, chosen = features.index_select(0, row), codes.index_select(0, cls)
+    pairs = elbo(model, x[row], features, chosen, model.log_prior[cls], generator, beta)
     log_q = log_q.masked_fill(~alive, -torch.inf).log_softmax(1)
     log_q_pairs = log_q[row, cls]
     q_pairs = log_q_pairs.exp()

@@ -174,7 +174,7 @@ def leave_one_out_means(f: Tensor, y: Tensor, sums: Tensor, counts: Tensor) -> T
         raise ValueError(
             f"class {single} has a single labelled point: without it nothing is left to represent the class"
         )
-    return (sums[y] - f) / (counts[y] - 1).unsqueeze(1)
+    return (sums.index_select(0, y) - f) / (counts[y] - 1).unsqueeze(1)
 
 
 def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -225,9 +225,9 @@ class Objective(nn.Module):
         if self.model.config.class_code == "embedding":
             own = leave_one_out_means(f, y, sums, counts)
             if self.config.self_included:
-                own = codes[y]
+                own = codes.index_select(0, y)
         else:
-            own = codes[self._code_of(y)]
+            own = codes.index_select(0, self._code_of(y))
         return codes, own, counts, totals
 
     def _prior_of(self, y: Tensor) -> Tensor:
