@@ -189,8 +189,13 @@ def _stay_on_loopback() -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
-def check_resources(resources: dict[str, float], *, workers: int, threads: int, device: str) -> None:
+def check_resources(
+    resources: dict[str, float], *, workers: int, threads: int, device: str, in_trials: bool = False
+) -> None:
     """That the workers of a run find room, before Ray waits for it without an end.
+
+    Args:
+        in_trials: `threads` are those of a sweep's trial, not of a rank.
 
     Raises:
         ResourceError: fewer GPUs or CPUs than the params ask for.
@@ -201,6 +206,8 @@ def check_resources(resources: dict[str, float], *, workers: int, threads: int, 
             f"train.device is cuda with train.num_workers {workers}, one GPU each; here are {gpus:g} GPUs: "
             "lower num_workers or set train.device to cpu"
         )
+    if in_trials and threads > cpus:
+        raise ResourceError(f"sweep.threads_per_trial asks for {threads} CPUs; here are {cpus:g}: lower it")
     if workers * threads > cpus:
         raise ResourceError(
             f"train.num_workers {workers} x train.threads_per_worker {threads} ask for {workers * threads} CPUs; "
@@ -208,7 +215,7 @@ def check_resources(resources: dict[str, float], *, workers: int, threads: int, 
         )
 
 
-def wait_for_workers(workers: int, threads: int, device: str, log: Log) -> dict[str, float]:
+def wait_for_workers(workers: int, threads: int, device: str, log: Log, *, in_trials: bool = False) -> dict[str, float]:
     """`check_resources` on the connected Ray; hosts that the launcher can still start are asked and waited for.
 
     Raises:
@@ -222,7 +229,7 @@ def wait_for_workers(workers: int, threads: int, device: str, log: Log) -> dict[
         while True:
             resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             try:
-                check_resources(resources, workers=workers, threads=threads, device=device)
+                check_resources(resources, workers=workers, threads=threads, device=device, in_trials=in_trials)
             except ResourceError as error:
                 hosts = sum(bool(node["Alive"]) for node in ray.nodes()) - 1  # type: ignore[no-untyped-call]
                 most = _most_workers()

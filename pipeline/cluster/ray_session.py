@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline.errors import ResourceError
 from pipeline.storage.run_storage import Storage, open_storage
 from pipeline.training.checkpoint import read_progress
-from pipeline.training.data_parallel import RankGroup
+from pipeline.training.data_parallel import ranks_here
 from pipeline.training.local_session import where_left
 
 # The file of a checkpoint that is uploaded last.
@@ -53,10 +53,7 @@ class RaySession:
         self._files = context.get_storage().storage_filesystem
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        # A host as Ray counts it: ranks in containers of one machine have a network between them.
-        one_host = self.device.type == "cpu" and context.get_local_world_size() == self.world_size
-        self._group = RankGroup(one_host, timeout_s)
-        self.ranks = self._group.ranks
+        self.ranks = ranks_here()
         if self.rank == 0:
             self._tell({"waiting": "workers have started; reading train and val"})
 
@@ -79,7 +76,7 @@ class RaySession:
                 "bucket_cap_mb": 25,
             },
         )
-        return self._group.average_gradients(wrapped)
+        return wrapped
 
     def all_reduce(self, values: Tensor) -> Tensor:
         if self.world_size > 1:

@@ -50,8 +50,11 @@ class SweepParams(Section):
     """`errors`: each trial's test error and bound. `all`: every measure of `evaluate`, a minute or two a trial."""
 
     max_concurrent: Literal["auto"] | Annotated[int, Field(ge=1)]
-    """Trials at a time, at most. Each takes train.threads_per_worker CPUs, and on `cuda` an equal part of one GPU.
-    `auto`: as many as there are CPUs for, and at most four on a GPU. Lower it where memory is short."""
+    """Trials at a time, at most. Each takes threads_per_trial CPUs, and on `cuda` an equal part of one GPU. `auto`: as
+    many as there are CPUs for, and at most four on a GPU. Lower it where memory is short."""
+
+    threads_per_trial: int = Field(ge=1, le=1024)
+    """CPU threads of each trial: two trials of one thread end sooner than one of two after the other."""
 
     retries: int = Field(ge=0, le=100)
     """New attempts of a trial that failed, each from its last checkpoint. What cannot end otherwise the next time (a

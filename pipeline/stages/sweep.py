@@ -86,7 +86,7 @@ def sweep(params: Params, project: Path, log: Log, *, fresh: bool = False, out: 
 
 def _run(trials: list[Trial], storage: Storage, params: Params, project: Path, log: Log) -> dict[str, str]:
     """Runs trials through Ray Tune; returns the errors of those that failed, by fingerprint."""
-    threads, device = params.train.threads_per_worker, params.train.device
+    threads, device = params.sweep.threads_per_trial, params.train.device
     settings = params.evaluate if params.sweep.measures == "all" else None
     shards, oracle = shards_for_workers(shards_folder(params, project), storage, log), ""
     if settings is not None:
@@ -99,7 +99,7 @@ def _run(trials: list[Trial], storage: Storage, params: Params, project: Path, l
 
         end_when_interrupted()
         keep_keys_here()
-        resources = wait_for_workers(1, threads, params.train.device, log)
+        resources = wait_for_workers(1, threads, device, log, in_trials=True)
         packing = pack(resources, threads=threads, device=device, max_concurrent=params.sweep.max_concurrent)
         queue = queue_here()
         task = Task(

@@ -72,7 +72,7 @@ def make_job(
         "device": params.train.device,
         "precision": choose_precision(params.train.precision, params.train.device, manifest.spec, model),
         "compile": params.train.compile,
-        "threads": params.train.threads_per_worker,
+        "threads": params.sweep.threads_per_trial if in_sweep else params.train.threads_per_worker,
         "evaluation_batch_size": params.evaluate.batch_size,
     }
     # Where there is no fault, the numbers depend on the way of reading and, in a stream, on the slices alone.

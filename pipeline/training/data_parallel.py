@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from ie_model.objective import SINGLE, Ranks
-from pipeline.training.shared_memory import SharedSum, connect_here
 
 Begin = Callable[[Tensor], Callable[[], Tensor]]
 """Begins to sum values over the ranks, in place; what it returns waits for the sum."""
@@ -57,50 +55,13 @@ class _Finish(torch.autograd.Function):
         return ctx.exchange.begin(gradients[0].clone()), None
 
 
-class RankGroup:
+def ranks_here() -> Ranks:
     """The ranks of the process group that was set up before; all of them make one."""
-
-    def __init__(self, one_host: bool, timeout_s: float) -> None:
-        """
-        Args:
-            one_host: all ranks are processes of one host and compute on its CPU: they use memory that they share.
-            timeout_s: how long to wait for another rank there; what a process group waits is its own.
-        """
-        self.ranks = SINGLE
-        self._gradients: SharedSum | None = None
-        if not dist.is_initialized() or dist.get_world_size() == 1:
-            return
-        # The sums have a stream or a group of their own: the wrapper that averages gradients sends its buckets whenever
-        # they are full, and the two must not wait for each other.
-        streams = connect_here(2, timeout_s) if one_host else []
-        if streams:
-            sums, self._gradients = streams
-            begin: Begin = sums.begin
-        else:
-            begin = _by_group(dist.new_group())
-        self.ranks = Ranks(dist.get_world_size(), _differentiable(begin))
-
-    @property
-    def shares_memory(self) -> bool:
-        """Whether the ranks exchange by memory that they share."""
-        return self._gradients is not None
-
-    def average_gradients(self, wrapped: nn.Module) -> nn.Module:
-        """Has a data-parallel wrapper average gradients in the way of this group."""
-        gradients = self._gradients
-        if gradients is None or not isinstance(wrapped, DistributedDataParallel):
-            return wrapped
-        share = 1 / gradients.world_size
-
-        def average(_: None, bucket: Any) -> torch.futures.Future[Tensor]:
-            future: torch.futures.Future[Tensor] = torch.futures.Future()
-            future.set_result(gradients.begin(bucket.buffer(), share)())
-            return future
-
-        # The wrapper compares annotations with its own, and does not take them as the strings that they are here.
-        average.__annotations__.clear()
-        wrapped.register_comm_hook(None, average)
-        return wrapped
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return SINGLE
+    # A group of their own: the wrapper that averages gradients sends its buckets whenever they are full, and the two
+    # must not wait for each other.
+    return Ranks(dist.get_world_size(), _differentiable(_by_group(dist.new_group())))
 
 
 def _by_group(group: Any) -> Begin:

@@ -154,9 +154,8 @@ def trial_job(raw: dict[str, Any], values: dict[str, Any], project: Path, shards
         shards: their folder, where it is not the project's.
     """
     settings = raw["search"]
-    changes = merged(
-        merged(raw, nested(values)), {"train": {"epochs": settings["epochs"], "min_steps": raw["sweep"]["min_steps"]}}
-    )
+    of_sweeps = {"min_steps": raw["sweep"]["min_steps"], "threads_per_worker": raw["sweep"]["threads_per_trial"]}
+    changes = merged(merged(raw, nested(values)), {"train": {"epochs": settings["epochs"]} | of_sweeps})
     return make_job(
         parse_params(changes),
         project,
@@ -199,14 +198,14 @@ def _run(params: Params, project: Path, storage: Storage, log: Log) -> list[Trie
     identity = {name: raw[name] for name in ("model", "objective", "reader", "search", "train", "evaluate")}
     identity["manifest"] = sha256_file(shards_folder(params, project) / "manifest.json")
     name = fingerprint(identity)
-    threads, device = params.train.threads_per_worker, params.train.device
+    threads, device = params.sweep.threads_per_trial, params.train.device
     shards = shards_for_workers(shards_folder(params, project), storage, log)
     with ray_cluster(lambda line: log(f"search: {line}")) as resources:
         from ray import tune
 
         end_when_interrupted()
         keep_keys_here()
-        check_resources(resources, workers=1, threads=threads, device=device)
+        check_resources(resources, workers=1, threads=threads, device=device, in_trials=True)
         packing = pack(resources, threads=threads, device=device, max_concurrent=params.sweep.max_concurrent)
         trainable = tune.with_resources(
             tune.with_parameters(_trial, raw=raw, project=str(project.resolve()), shards=shards), packing.per_trial

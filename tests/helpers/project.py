@@ -17,7 +17,17 @@ REPOSITORY = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
     "data": {"source": "digits", "num_shards": 2, "val_size": 200},
     "model": {"r_dim": 8, "v_dim": 4, "channels": [8, 16], "hidden": 64, "decoder_hidden": [64]},
-    "train": {"epochs": 8, "min_steps": 0, "batch_size": 64, "warmup": 0.15, "timeout_s": 60, "precision": "float32"},
+    # Two ranks, so that the tests see them exchange.
+    "train": {
+        "num_workers": 2,
+        "threads_per_worker": 1,
+        "epochs": 8,
+        "min_steps": 0,
+        "batch_size": 64,
+        "warmup": 0.15,
+        "timeout_s": 60,
+        "precision": "float32",
+    },
     "sweep": {"label_counts": [50, 100], "epochs": 4, "min_steps": 0, "supervised_steps": 100},
     "evaluate": {
         "batch_size": 200,

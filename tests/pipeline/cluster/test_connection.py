@@ -69,6 +69,8 @@ def test_more_gpus_than_there_are_is_refused_with_both_numbers() -> None:
 def test_more_threads_than_there_are_is_refused_with_both_numbers() -> None:
     with pytest.raises(ResourceError, match=r"num_workers 2 x train.threads_per_worker 3 ask for 6 CPUs; here are 4"):
         check_resources({"CPU": 4.0}, workers=2, threads=3, device="cpu")
+    with pytest.raises(ResourceError, match=r"sweep.threads_per_trial asks for 8 CPUs; here are 4"):
+        check_resources({"CPU": 4.0}, workers=1, threads=8, device="cpu", in_trials=True)
 
 
 @pytest.mark.slow

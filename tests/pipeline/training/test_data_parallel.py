@@ -26,7 +26,7 @@ from ie_model.fit import Fit, Schedule, freeze_unused
 from ie_model.model import EquiVAE
 from ie_model.objective import SINGLE, Objective, Ranks, Shares
 from ie_model.spec import Kind
-from pipeline.training.data_parallel import RankGroup
+from pipeline.training.data_parallel import ranks_here
 from tests.helpers.tiny import (
     KINDS,
     M2,
@@ -150,7 +150,7 @@ def one_step(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return gradients(model), logged
 
 
-def run_rank(rank: int, folder: str, one_host: bool) -> None:
+def run_rank(rank: int, folder: str) -> None:
     """What each of the processes runs: every case, results into the folder."""
     import importlib
 
@@ -165,12 +165,11 @@ def run_rank(rank: int, folder: str, one_host: bool) -> None:
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     try:
-        group, results = RankGroup(one_host, 60.0), {}
-        assert group.shares_memory == one_host
+        ranks, results = ranks_here(), {}
         for name, case in CASES.items():
             model = case_model(case)
-            objective = Objective(model, objective_config(**case.objective), SHARES, group.ranks)
-            wrapped = group.average_gradients(DistributedDataParallel(objective, broadcast_buffers=False))
+            objective = Objective(model, objective_config(**case.objective), SHARES, ranks)
+            wrapped = DistributedDataParallel(objective, broadcast_buffers=False)
             # A generator of its own, as in training.
             loss, logged = wrapped(*part(case, rank), seeded(rank), case.beta)
             loss.backward()
@@ -180,12 +179,12 @@ def run_rank(rank: int, folder: str, one_host: bool) -> None:
         dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["messages", "shared memory"])
-def two_ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """Results of the two processes for every case."""
     folder = tmp_path_factory.mktemp("ranks")
     spawn: Any = torch.multiprocessing.spawn  # type: ignore[attr-defined]
-    spawn(run_rank, args=(str(folder), request.param), nprocs=2)
+    spawn(run_rank, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

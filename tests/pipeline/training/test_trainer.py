@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
 import shutil
@@ -24,7 +23,7 @@ from pipeline.config.params import parse_params
 from pipeline.errors import DataError, TrainingError
 from pipeline.training.build_job import make_job
 from pipeline.training.checkpoint import load_checkpoint, read_progress
-from pipeline.training.data_parallel import RankGroup
+from pipeline.training.data_parallel import ranks_here
 from pipeline.training.job import Job
 from pipeline.training.local_session import TrialSession
 from pipeline.training.trainer import Trainer
@@ -531,17 +530,15 @@ def test_the_fingerprint_keeps_what_does_not_change_the_weights_out(
 
 
 class RankSession:
-    """One of several ranks, over gloo or over memory that they share."""
+    """One of several ranks, over gloo."""
 
-    def __init__(self, rank: int, world_size: int, one_host: bool, folder: Path) -> None:
+    def __init__(self, rank: int, world_size: int, folder: Path) -> None:
         self.folder = folder
         self.rank, self.world_size, self.device = rank, world_size, torch.device("cpu")
-        self.group = RankGroup(one_host, 60.0)
-        assert self.group.shares_memory == one_host
-        self.ranks = self.group.ranks
+        self.ranks = ranks_here()
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        return self.group.average_gradients(DistributedDataParallel(module, broadcast_buffers=False))
+        return DistributedDataParallel(module, broadcast_buffers=False)
 
     def all_reduce(self, values: Tensor) -> Tensor:
         torch.distributed.all_reduce(values)
@@ -568,25 +565,25 @@ class RankSession:
         """Nobody listens."""
 
 
-def train_rank(rank: int, jobs: list[str], folder: str, ways: list[bool]) -> None:
-    """What each process of the tests below runs: one run after the other, each in all ways, results into the folder."""
+def train_rank(rank: int, jobs: list[str], folder: str) -> None:
+    """What each process of the tests below runs: one run after the other, results into the folder."""
     store = f"file://{folder}/store"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     try:
-        for text, one_host in itertools.product(jobs, ways):
+        for text in jobs:
             job = Job.model_validate_json(text)
-            out = Path(folder) / f"{job.method}-{rank}{'-one-host' if one_host else ''}"
+            out = Path(folder) / f"{job.method}-{rank}"
             out.mkdir()
-            trainer = Trainer(job, RankSession(rank, 2, one_host, Path(folder) / f"{job.method}-kept"))
+            trainer = Trainer(job, RankSession(rank, 2, Path(folder) / f"{job.method}-kept"))
             trainer.run()
             trainer._write_checkpoint(out)
     finally:
         torch.distributed.destroy_process_group()
 
 
-def train_ranks(jobs: list[Job], folder: Path, ways: list[bool]) -> None:
+def train_ranks(jobs: list[Job], folder: Path) -> None:
     spawn: Any = torch.multiprocessing.spawn  # type: ignore[attr-defined]
-    spawn(train_rank, args=([job.model_dump_json() for job in jobs], str(folder), ways), nprocs=2)
+    spawn(train_rank, args=([job.model_dump_json() for job in jobs], str(folder)), nprocs=2)
 
 
 @pytest.mark.slow
@@ -594,7 +591,7 @@ def test_two_ranks_end_with_the_same_weights_and_metrics(digits_project: Path, t
     train = {"epochs": 2, "batch_size": 512}
     sections: dict[str, Any] = {"train": train, "sweep": {"supervised_steps": 4}}
     jobs = [small_job(digits_project, method, world_size=2, **sections) for method in METHODS]
-    train_ranks(jobs, tmp_path, [False])
+    train_ranks(jobs, tmp_path)
     for job in jobs:
         first, second = tmp_path / f"{job.method}-0", tmp_path / f"{job.method}-1"
         assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
@@ -612,25 +609,13 @@ def test_two_ranks_resumed_within_an_epoch_end_in_the_same_bytes(digits_project:
     kept = job.model_copy(update={"checkpoint_every_s": 1e-6})
     for name, each in (("whole", [job]), ("cut", [kept])):
         (tmp_path / name).mkdir()
-        train_ranks(each, tmp_path / name, [False])
+        train_ranks(each, tmp_path / name)
     last = read_progress(tmp_path / "cut/plain-kept/checkpoint")
     assert last.step == 40 and [len(values) for values in last.sums.values()] == [2] * len(last.sums)
     for rank in range(2):
         shutil.rmtree(tmp_path / f"cut/plain-{rank}")
-    train_ranks([kept], tmp_path / "cut", [False])
+    train_ranks([kept], tmp_path / "cut")
     for name in ("plain-0", "plain-1"):
         runs = [tmp_path / folder / name for folder in ("whole", "cut")]
         assert len({(run / "model.safetensors").read_bytes() for run in runs}) == 1
         assert read_progress(runs[0]).history == read_progress(runs[1]).history
-
-
-@pytest.mark.slow
-def test_two_ranks_by_memory_that_they_share_end_as_two_that_send_messages(
-    digits_project: Path, tmp_path: Path
-) -> None:
-    job = small_job(digits_project, world_size=2, train={"epochs": 2, "batch_size": 512})
-    train_ranks([job], tmp_path, [False, True])
-    runs = [tmp_path / f"{job.method}-{rank}{way}" for rank in range(2) for way in ("", "-one-host")]
-    assert len({(run / "model.safetensors").read_bytes() for run in runs}) == 1
-    histories = [read_progress(run).history for run in runs]
-    assert all(history == histories[0] for history in histories)
