@@ -87,7 +87,7 @@ class Change:
     arguments: tuple[str, ...] = ()
 
 
-_SUBPIXEL, _AT_ONCE, _THREADS = ("c2fdb85", "c6c05c3"), ("d11c7a6", "536815e"), ("3f61cc5", "NEWCOMMIT")
+_SUBPIXEL, _AT_ONCE, _THREADS = ("c2fdb85", "c6c05c3"), ("d11c7a6", "536815e"), ("3f61cc5", "5a49449")
 CHANGES = (
     # Stride-2 convolutions in sub-pixel form, channels last, ReLUs in place, fused Adam.
     Change("plain step, dense decoder", *_SUBPIXEL, "ms", STEP, ("plain", "dense")),
