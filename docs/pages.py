@@ -138,7 +138,7 @@ def headline() -> str:
     lines.append(
         "\nMeans over three label subsets; class from v: an MLP on one draw of v of 10,000 points, chance is 10 %; on "
         "all of train a probe [finds more](docs/method.md#what-routing-does-and-does-not). `make repro` trains the "
-        f"extended objective on the first subset with two workers, in {minutes} minutes on 2 cores, to {error:.1f} %. "
+        f"extended objective on the first subset, in {minutes} minutes on 2 cores without bfloat16, to {error:.1f} %. "
         "[docs/results/method.md](docs/results/method.md) has every measure and the targets that were missed."
     )
     return "\n".join(lines) + "\n"
