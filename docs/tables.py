@@ -1,7 +1,7 @@
 """The published tables: each a sweep with its own budget, kept under docs/results with its command and commit.
 
 `python docs/tables.py NAME...` makes some of them, `--all` all of them, `--list` names them. Trials that are finished
-are not run again; an interrupted table goes on where it was. The raw files and shards of a table's data are made first
+are not run again; an interrupted table resumes. The raw files and shards of a table's data are made first
 where they are not there.
 """
 

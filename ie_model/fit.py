@@ -1,7 +1,7 @@
 """What one training step does: which labelled points it takes, its noise, its learning rate, the averaged weights.
 
 No files, no processes: the pipeline's trainer brings points, ranks and checkpoints, `ie_model.estimator` brings arrays.
-All chance is a function of (seed, step, rank), so that a run can go on from any step.
+All chance is a function of (seed, step, rank), so that a run can resume at any step.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Fit:
             step: steps that are done.
             x_labelled, y: the points of `support` as floats `[M, *shape]` and their classes `[M]`.
             x_unlabelled: `[B, *shape]`, or None where all points are labelled.
-            note: is told the step and its loss once there are gradients.
+            note: called with the step and its loss once there are gradients.
 
         Returns:
             what the objective logs, detached.

@@ -44,6 +44,6 @@ def kl_weight(step: int, total_steps: int, kl_warmup: float, kl_start: float = 0
 
 
 def seed_of(seed: int, stream: int, step: int, rank: int) -> int:
-    """Seed of one use of random numbers at one step of one rank: nothing needs to be kept to go on from a step."""
+    """Seed of one use of random numbers at one step of one rank: nothing needs to be kept to resume at a step."""
     state = np.random.SeedSequence([seed, stream, step, rank]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))

@@ -44,7 +44,7 @@ def digits_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tutorial_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which the first step of docs/tutorial.md has been done: digits, `dvc repro`, committed.
 
-    Minutes, once for all pages. Not to be written to: `tests.helpers.pages.copied` makes a copy that goes on from here.
+    Minutes, once for all pages. Not to be written to: `tests.helpers.pages.copied` makes a copy to continue in.
     """
     folder = tmp_path_factory.mktemp("tutorial")
     project = copy_repository(folder / "project")

@@ -149,7 +149,7 @@ def keep_keys_here() -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Knocks at host:port first: Ray itself would go on trying a dead address for minutes."""
+    """Knocks at host:port first: Ray itself would try a dead address for minutes."""
     host, colon, port = address.rpartition(":")
     if not colon or "//" in address or not port.isdigit():
         return  # `auto`, or a scheme of Ray's own

@@ -75,7 +75,7 @@ def publish_shards(folder: Path, bucket: Bucket, log: Log) -> str:
 
 @contextlib.contextmanager
 def at_hand(job: Job, url: str) -> Iterator[Job]:
-    """The job with a folder of shards that this host has: manifest and indices, which say that the tars lie at `url`.
+    """The job with a folder of shards that this host has: manifest and indices, with the tars' place, `url`.
 
     Args:
         url: what `shards_for_workers` returned; empty: the job's own folder is seen here.

@@ -1,7 +1,7 @@
 """Curves of a run for TensorBoard and MLflow, written on the head from the history that rank 0 reports each epoch.
 
 An update has the whole history and each logger adds the epochs that it lacks: after a resume, or an outage of the
-tracking server, the curves go on without gaps and without an epoch twice.
+tracking server, the curves continue without gaps and without an epoch twice.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ def read_images(path: Path, key: str) -> NDArray[np.float64]:
         )
     # The negated comparison also catches NaN.
     if not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):
-        raise DataError(f"array {key} must lie in 0..1, got {images.min():g}..{images.max():g}: {path}")
+        raise DataError(f"array {key} must be in 0..1, got {images.min():g}..{images.max():g}: {path}")
     return np.clip(images.astype(np.float64), 0.0, 1.0)
 
 

@@ -96,7 +96,7 @@ def evaluate(params: Params, project: Path, log: Log) -> Path:
     check_shards(dataset, SPLITS, reading)
     out = project / "results" / "evaluate"
     out.mkdir(parents=True, exist_ok=True)
-    lock = project / ".cache" / "evaluate.lock"  # what lies in results/ is data to DVC
+    lock = project / ".cache" / "evaluate.lock"  # results/ is data to DVC
     with locked(lock, f"another `ie evaluate` is writing {out}; wait for it"):
         _evaluate(params, project, artifact, dataset, reading, out, log)
     return out

@@ -139,7 +139,7 @@ def _run(trials: list[Trial], storage: Storage, params: Params, project: Path, l
 
 @contextlib.contextmanager
 def _tunes_folder(storage: Storage) -> Iterator[Path]:
-    """Where Tune keeps its own record of the grid while it runs: of no further use, results lie in the storage.
+    """Where Tune keeps its own record of the grid while it runs: of no further use, results are in the storage.
 
     Only the driver writes there, and trials report no checkpoints to Tune: any folder of this host will do.
     """

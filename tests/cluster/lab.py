@@ -113,7 +113,7 @@ class Lab:
         _ip("link", "add", self._port(name), "netns", self._netns("switch"),
             "type", "veth", "peer", "name", "eth0", "netns", netns)  # fmt: skip
         _ip("-n", self._netns("switch"), "link", "set", self._port(name), "master", "br0", "up")
-        # Always the same, or the other hosts would go on sending to the old one.
+        # Always the same, or the other hosts would still send to the old one.
         _ip("-n", netns, "link", "set", "eth0", "address", f"02:00:00:00:00:{int(address.rpartition('.')[2]):02x}")
         for link in ("lo", "eth0"):
             _ip("-n", netns, "link", "set", link, "up")
@@ -155,7 +155,7 @@ class Lab:
         _ip("-n", self._netns("switch"), "link", "del", self._port(name), check=False)
 
     def unplug(self, name: str) -> None:
-        """Pulls a host's network cable: it runs on, packets go nowhere and nobody is told."""
+        """Pulls a host's network cable: it runs on, and its packets are dropped in silence."""
         _ip("-n", self._netns("switch"), "link", "set", self._port(name), "down")
 
     def plug(self, name: str) -> None:

@@ -230,7 +230,7 @@ class Run:
             started = started or (at > fault and at - self._before(at) > _SILENCE_S)
             if started and epoch > before:
                 return at - fault, len(again)
-        raise AssertionError(f"training did not go on after the fault:\n{self.text}")
+        raise AssertionError(f"training did not continue after the fault:\n{self.text}")
 
     def _before(self, time_: float) -> float:
         """The time of the last epoch's line before."""

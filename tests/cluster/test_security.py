@@ -1,4 +1,4 @@
-"""Who gets in: nobody without the token; and what hosts that are not fit are told."""
+"""Who gets in: nobody without the token; and the messages to hosts that are not fit."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def compares_side_by_side(project: Path, printed: str) -> None:
 
 
 def metrics_of(project: Path, name: str) -> dict[str, float]:
-    """An experiment's metrics, by way of DVC's own command."""
+    """An experiment's metrics, by DVC's own command."""
     shown = json.loads(succeed(project, "dvc", "exp", "show", "--json"))
     for row in shown:
         for experiment in row["experiments"] or []:

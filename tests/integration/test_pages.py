@@ -20,7 +20,7 @@ TUTORIAL, EXTENDING, README = "docs/tutorial.md", "docs/extending.md", "README.m
 def test_the_environment_of_the_pages_is_the_one_that_a_new_machine_makes() -> None:
     for page in (TUTORIAL, README):
         assert set(SETUP) & {line for block in blocks(page, "sh") for line in block.splitlines()}, page
-    # .ci/run makes it in a fresh clone, by way of `make test`.
+    # .ci/run makes it in a fresh clone, with `make test`.
     assert "make test" in (REPOSITORY / ".ci/run").read_text()
     assert re.search(r"^test: env-dev$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
 
@@ -93,7 +93,7 @@ def test_the_tutorial_does_what_it_says_command_by_command(tutorial_project: Pat
     assert error < 15
     assert found > 50 and still > 80
 
-    # The README's Python goes on from a model that `make repro` leaves in the same place.
+    # The README's Python loads a model that `make repro` leaves in the same place.
     shell.python(*blocks(README, "python"))
 
 

@@ -1,4 +1,4 @@
-"""Files that lie on this machine."""
+"""Files of this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.data.sources import RawFile
 
 
 def from_folder(folder: Path) -> Way:
-    """Files that lie in a local folder, as they are or with `.gz`."""
+    """Files of a local folder, as they are or with `.gz`."""
 
     def way(file: RawFile, target: Path) -> str:
         for name in (file.name, f"{file.name}.gz"):

@@ -14,7 +14,7 @@ from pipeline.errors import DataError
 def check_shards(dataset: ShardedDataset, splits: Sequence[SplitName], reading: Reading) -> None:
     """Looks at shards before a run as closely as it can afford to.
 
-    What is read into memory is read whole and checked by SHA-256. A stream's shards, and those that lie elsewhere,
+    What is read into memory is read whole and checked by SHA-256. A stream's shards, and those in another place,
     must be there in their full size; each of their samples is checked by its CRC-32 when it is read. Where faults
     are skipped, nothing is looked at here but the index.
 

@@ -1,4 +1,4 @@
-"""Bytes of shards, wherever they lie: beside the manifest, in another folder, or in an object store.
+"""Bytes of shards, wherever they are: beside the manifest, in another folder, or in an object store.
 
 An object store's address and credentials come from the environment (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, ...) and
 appear in no message: an error has its kind, and names the shard.

@@ -52,7 +52,7 @@ class Shard(File):
     """One tar."""
 
     path: str = Field(pattern=SHARD_PATH, max_length=1000)
-    """Its name, with folders where tars of others lie in some; none begins with a dot, so none leads out."""
+    """Its name, with folders where tars of others are in some; none begins with a dot, so none leads out."""
 
     samples: int = Field(ge=1)
 
@@ -82,7 +82,7 @@ class Manifest(BaseModel):
     format: Literal[4]
     source: str
     location: str = ""
-    """Folder or `s3://...` prefix of the tars; empty where they lie beside the manifest."""
+    """Folder or `s3://...` prefix of the tars; empty where they are beside the manifest."""
 
     source_files: dict[str, str]
     """SHA-256 of the raw files, by name."""

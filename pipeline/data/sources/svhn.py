@@ -1,7 +1,7 @@
 """SVHN, cropped digits: house numbers photographed from the street, 32x32 in colour, 10 classes.
 
 `svhn-extra` has the 531,131 easier images of the third file as training examples besides: a data set of its own, with
-its own folders, so that shards of both can lie side by side and params are checked against the right counts.
+its own folders, so that shards of both can be side by side and params are checked against the right counts.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Svhn(PlainSource):
         return DataSpec(kind="image", shape=_SHAPE, dtype="uint8", classes=classes, likelihood="discretized_logistic")
 
     def examples(self, raw: Path, split: RawSplit) -> Examples:
-        """The examples of a split. They lie unpacked in a file beside `raw` as long as the result lives; copies of it
+        """The examples of a split. They are unpacked in a file beside `raw` as long as the result lives; copies of it
         in other processes read the same file."""
         keys: list[str] = []
         digits = []

@@ -1,4 +1,4 @@
-"""Shards for workers that do not see the head's disk, by way of an S3 server."""
+"""Shards for workers that do not see the head's disk, through an S3 server."""
 
 from __future__ import annotations
 

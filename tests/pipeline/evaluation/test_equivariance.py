@@ -189,7 +189,7 @@ def test_an_angle_that_v_holds_is_read_and_noise_is_not(rotations: Maps, base: n
 def test_a_reading_that_holds_for_the_seen_classes_alone_fails_on_the_others(
     rotations: Maps, base: npt.NDArray[np.float64]
 ) -> None:
-    """v turns the other way for the last class: whoever had seen it would not say the opposite."""
+    """v turns the other way for the last class: a regressor that had seen it would not say the opposite."""
     sign = np.where(FIVE == 4, -1.0, 1.0)[:, None]
     found = readings(base, base + sign * angle_of(rotations), rotations, FIVE)
     assert found["r2_rotation_sin_from_v_unseen_classes_mlp"] < -2

@@ -46,7 +46,7 @@ CONTENT = b"raw bytes of a small source\n" * 200
 
 @dataclass(frozen=True)
 class Tiny:
-    """A source of one or more files. Fetch must not look inside them: whoever does is told so by an exception."""
+    """A source of one or more files. Fetch must not look inside them: reading one raises."""
 
     files: tuple[RawFile, ...]
     name: str = "tiny"

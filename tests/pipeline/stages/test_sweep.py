@@ -101,7 +101,7 @@ def test_a_second_sweep_on_the_same_storage_is_refused_and_nothing_is_overwritte
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -122,7 +122,7 @@ def test_an_oracle_interrupted_while_it_is_saved_leaves_no_half_of_it(
     monkeypatch.setattr(pipeline.evaluation.oracle, "save_artifact", cut)
     with pytest.raises(error):
         oracle_folder(params, digits_project, log_to(lines))
-    # A checkpoint to go on from may stay; nothing that could be taken for the oracle or is of no use.
+    # A checkpoint to resume from may stay; nothing that could be taken for the oracle or is of no use.
     left = list((tmp_path / "runs" / "oracle").iterdir())
     assert [path.name for path in left if path.suffix != ".checkpoint"] == []
     monkeypatch.setattr(pipeline.evaluation.oracle, "save_artifact", save_artifact)

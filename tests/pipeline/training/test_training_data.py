@@ -1,4 +1,4 @@
-"""Training on streamed shards: the same run whoever reads them, resumed where it was, faults named or left out."""
+"""Training on streamed shards: the same run with any reader, resumed where it was, faults named or left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and a machine's lack is told in one line."""
+"""Files appear whole or not at all, and what a machine lacks is one line."""
 
 from __future__ import annotations
 

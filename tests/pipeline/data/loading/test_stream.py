@@ -1,4 +1,4 @@
-"""Streams are what the plan says, whoever reads; damage is one line with shard and key, or left out and counted."""
+"""Streams are what the plan says, with any reader; damage is one line with shard and key, or left out and counted."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read(
 
 
 def in_stored_order(folder: Path, manifest: Manifest) -> Tensor:
-    """All values by position, by way of the in-memory reader."""
+    """All values by position, through the in-memory reader."""
     split = load_split(ShardedDataset(folder, manifest), "train")
     rows = {key: i for i, key in enumerate(split.keys)}
     return split.x[[rows[key] for key in ShardedDataset(folder, manifest).index("train").keys]]
