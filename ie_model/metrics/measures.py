@@ -69,21 +69,6 @@ def error_rate(predicted: Ints, y: Ints) -> float:
     return float(np.mean(predicted != y))
 
 
-def confusion_counts(predicted: Ints, y: Ints, num_classes: int) -> NDArray[np.int64]:
-    """Points of each actual class (row) by predicted class (column), `[K, K]`.
-
-    Counts, so unequal classes make one row look worse than another: divide by the row's sum to compare rows.
-
-    Args:
-        predicted: classes `[N]`; y: true classes `[N]`; num_classes: K.
-    """
-    _check_labels(predicted, "predicted", num_classes)
-    _check_labels(y, "y", num_classes)
-    _check_same_length(predicted, "predicted", y, "y")
-    cell = y.astype(np.int64) * num_classes + predicted.astype(np.int64)
-    return np.bincount(cell, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.int64)
-
-
 def calibration_curve(probabilities: Floats, y: Ints, bins: int) -> CalibrationCurve:
     """Mean confidence, accuracy and count per bin of the predicted class's confidence.
 

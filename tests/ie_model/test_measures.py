@@ -48,10 +48,6 @@ class TestByHand:
     def test_error_rate(self) -> None:
         assert measures.error_rate(np.array([0, 1, 2, 2]), np.array([0, 1, 1, 0])) == 0.5
 
-    def test_confusion_counts_has_actual_classes_as_rows(self) -> None:
-        counts = measures.confusion_counts(np.array([1, 1, 0, 2]), np.array([0, 0, 0, 2]), 4)
-        assert counts.tolist() == [[1, 2, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
-
     def test_calibration_curve(self) -> None:
         curve = measures.calibration_curve(P, Y, 2)
         assert curve.count.tolist() == [0, 3]
@@ -114,15 +110,10 @@ class TestByHand:
 class TestAgainstIndependentComputations:
     @examples
     @given(predictions())
-    def test_error_confusion_and_likelihood(self, case: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
+    def test_error_and_likelihood(self, case: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
         p, y = case
-        k = p.shape[1]
         predicted = p.argmax(1)
         assert measures.error_rate(predicted, y) == pytest.approx(1 - sk.accuracy_score(y, predicted))
-        expected = np.zeros((k, k), dtype=int)
-        for actual, guess in zip(y, predicted, strict=True):
-            expected[actual, guess] += 1
-        assert measures.confusion_counts(predicted, y, k).tolist() == expected.tolist()
         nll = np.mean([-math.log(max(float(row[c]), 1.1754943508222875e-38)) for row, c in zip(p, y, strict=True)])
         assert measures.negative_log_likelihood(p, y) == pytest.approx(nll, rel=1e-6, abs=1e-9)
 
@@ -298,7 +289,6 @@ P3 = np.full((3, 2), 0.5)
         (lambda: measures.error_rate(np.array([[0, 1]]), I3), r"\[1, 2\]"),
         (lambda: measures.error_rate(np.array([0.0, 1.0, 0.0]), I3), "float64"),
         (lambda: measures.error_rate(I3, -I3), r"-1\.\.0"),
-        (lambda: measures.confusion_counts(I3, I3 + 1, 2), r"0\.\.1, got 1\.\.2"),
         (lambda: measures.expected_calibration_error(P3, I3[:2], BINS), r"\[3, 2\].*\[2\]"),
         (lambda: measures.expected_calibration_error(P3[0], I3, BINS), r"\[2\]"),
         (lambda: measures.expected_calibration_error(P3, I3, 0), "bins.*0"),
