@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from docs import tables
 from ie_model.schedule import auto_batch_size
@@ -19,10 +18,10 @@ from pipeline.config.overrides import merged
 from pipeline.config.params import Params, parse_params
 from pipeline.data.sources import SOURCES
 from pipeline.errors import ParamsError
-from tests.helpers.project import REPOSITORY
+from tests.helpers.project import REPOSITORY, shipped_params
 
 ERRORS_ALONE = ("mnist-labels", "mnist-generative-part", "fashion-mnist-labels", "reuters", "japanese-vowels")
-SHIPPED: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+SHIPPED = shipped_params()
 
 
 @pytest.fixture(autouse=True)

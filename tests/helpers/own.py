@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -15,7 +14,7 @@ from pipeline.config.params import Params, parse_params
 from pipeline.data.example import RawSplit
 from pipeline.data.sources import Examples, OwnSource, Source, make_source
 from pipeline.stages.fetch import fetch
-from tests.helpers.project import REPOSITORY
+from tests.helpers.project import shipped_params
 
 OPTIONS: dict[str, Any] = {
     "height": 8,
@@ -30,7 +29,7 @@ OPTIONS: dict[str, Any] = {
 
 def own_params(source: str, folder: Path | str, **own: Any) -> Params:
     """The shipped params, with a source of the user's own data."""
-    raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    raw = shipped_params()
     raw["data"] |= {"source": source, "folder": str(folder), "own": OPTIONS | own, "num_shards": 3, "val_size": 0.2}
     raw["labels"]["count"] = "all"
     raw["sweep"]["label_counts"] = ["all"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import shutil
 import subprocess
@@ -45,9 +47,20 @@ SMALL: dict[str, Any] = {
 }
 
 
+@functools.cache
+def _shipped() -> dict[str, Any]:
+    raw: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    return raw
+
+
+def shipped_params() -> dict[str, Any]:
+    """The raw params as they are shipped, to be changed."""
+    return copy.deepcopy(_shipped())
+
+
 def small_params(**sections: dict[str, Any]) -> dict[str, Any]:
     """The shipped params with SMALL and then `sections` over them."""
-    raw: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    raw = shipped_params()
     for changes in (SMALL, sections):
         for section, values in changes.items():
             raw[section] |= values

@@ -15,7 +15,7 @@ from pipeline.config.params import parse_params
 from pipeline.data.shards.manifest import read_manifest
 from tests.helpers.own import write_digits
 from tests.helpers.pages import Shell, apply_diff, blocks, commands, write_files
-from tests.helpers.project import REPOSITORY, copy_project, copy_repository, run, succeed
+from tests.helpers.project import copy_project, copy_repository, run, shipped_params, succeed
 from tests.helpers.s3 import s3, upload
 
 PAGE = "docs/data.md"
@@ -25,7 +25,7 @@ PAGE = "docs/data.md"
 def test_each_command_sets_parameters_that_exist(command: str) -> None:
     words = shlex.split(command)
     assert words[:3] == ["dvc", "exp", "run"]
-    raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    raw = shipped_params()
     for setting in (word for word in words[3:] if word != "-S"):
         path, _, value = setting.partition("=")
         *parents, last = path.split(".")

@@ -59,7 +59,9 @@ def as_model(artifact: Artifact, x: torch.Tensor) -> torch.Tensor:
     return (x - torch.tensor(SCALES.means).view(2, 1)) / torch.tensor(SCALES.deviations).view(2, 1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "vector" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_graphs_give_the_models_outputs_from_raw_values(tmp_path: Path, kind: Kind) -> None:
     folder = saved(tmp_path, kind)
     artifact = load_artifact(folder)
@@ -87,6 +89,7 @@ def test_graphs_give_the_models_outputs_from_raw_values(tmp_path: Path, kind: Ki
     assert json.loads(extra["about.json"]) == about
 
 
+@pytest.mark.slow
 def test_convolutions_are_exported_at_any_size(tmp_path: Path) -> None:
     folder = saved(tmp_path, decoder="convolutional", encoder="wide_residual")
     assert len(list(export(folder, "onnx", tmp_path / "out", silent).iterdir())) == 3
@@ -135,6 +138,7 @@ def test_export_refuses_what_it_cannot_write(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_server_of_the_page_classifies_a_picture(tmp_path: Path) -> None:
     artifact = load_artifact(saved(tmp_path))
     export(tmp_path / "results/train/model", "onnx", tmp_path / "exported", silent)

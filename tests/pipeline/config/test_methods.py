@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
-import yaml
 
 from ie_model.config import ModelConfig, ObjectiveConfig
 from ie_model.model import EquiVAE
 from ie_model.objective import Objective, Shares
 from pipeline.config.methods import METHODS, Method, apply_method, name_of
 from pipeline.config.params import Params, parse_params
+from tests.helpers.project import shipped_params
 from tests.helpers.tiny import each_class, points, seeded, tiny_spec
 
 REPOSITORY = Path(__file__).parents[3]
@@ -31,8 +32,9 @@ PINNED = {"prune": 0.01, "support_min": 3, "support_max": 7, "kl_warmup": 0.3, "
 TRAINED_ON_LABELS_ALONE = ("supervised", "supervised_augmented")
 
 
+@functools.cache
 def shipped() -> Params:
-    return parse_params(yaml.safe_load((REPOSITORY / "params.yaml").read_text()))
+    return parse_params(shipped_params())
 
 
 def described_by(method: Method | None) -> tuple[ModelConfig, ObjectiveConfig]:

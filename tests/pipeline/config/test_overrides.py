@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from pipeline.config.overrides import (
     apply_overlay,
@@ -21,10 +19,10 @@ from pipeline.config.overrides import (
 )
 from pipeline.config.params import load_params, parse_params
 from pipeline.errors import DataError, ParamsError
-from tests.helpers.project import REPOSITORY, run
+from tests.helpers.project import REPOSITORY, run, shipped_params
 
 PRESETS = preset_names(REPOSITORY)
-SHIPPED: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+SHIPPED = shipped_params()
 
 
 @pytest.fixture

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from ie_model.config import ModelConfig, ObjectiveConfig
 from pipeline.config.params import Params, load_params, parse_params
 from pipeline.errors import ParamsError
-from tests.helpers.project import small_params
+from tests.helpers.project import shipped_params, small_params
 
 REPOSITORY = Path(__file__).parents[3]
 MISSING = object()
 
 
-def raw_params() -> dict[str, Any]:
-    raw: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    return raw
-
-
 def changed(path: str, value: Any) -> dict[str, Any]:
     """The shipped params with one key changed, added or (MISSING) taken out."""
-    raw = copy.deepcopy(raw_params())
+    raw = shipped_params()
     *parents, last = path.split(".")
     section = raw
     for name in parents:
@@ -95,7 +88,7 @@ def test_the_shipped_model_and_objective_are_the_librarys_defaults() -> None:
         ("data.ways", ["ftp"], r"data\.ways\[0\] is \"ftp\"; allowed: 'disk', .*'deb', 'pypi' or 'folder'"),
         ("data.val_size", 60_000, r"val_size is 60000; mnist has 60000 train examples"),
         ("train.num_workers", [2, 1], r"train: num_workers is \[2, 1\]; allowed: the smaller number first"),
-        ("train", raw_params()["train"] | {"num_workers": [1, 3], "batch_size": 256},
+        ("train", shipped_params()["train"] | {"num_workers": [1, 3], "batch_size": 256},
          r"batch_size \(256\) must be a multiple of num_workers \(each of 1 to 3\)"),
         ("train.warmup_steps", 100, r"train\.warmup_steps: unknown key; did you mean warmup\?"),
         ("train.warmup", 1.0, r"train\.warmup is 1\.0; allowed: less than or equal to 0\.5"),
@@ -103,7 +96,7 @@ def test_the_shipped_model_and_objective_are_the_librarys_defaults() -> None:
         ("objective.alpha", 50.0, r"objective\.alpha is 50\.0; allowed: less than or equal to 10"),
         ("objective.extended.consistency", 50.0, r"consistency is 50\.0; allowed: less than or equal to 10"),
         ("train.num_workers", [0, 2], r"train.num_workers\[0\] is 0; allowed: greater than or equal to 1"),
-        ("train", raw_params()["train"] | {"num_workers": 2, "batch_size": 255},
+        ("train", shipped_params()["train"] | {"num_workers": 2, "batch_size": 255},
          r"train: batch_size \(255\) must be a multiple of num_workers \(2\)"),
         ("objective.support_min", 12, r"support_max \(10\) must be at least support_min \(12\)"),
         ("objective.prune", 1.0, r"objective\.prune is 1\.0; allowed: less than 1"),

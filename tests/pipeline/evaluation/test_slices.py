@@ -175,6 +175,7 @@ exported(Path(sys.argv[1])).to(Path(sys.argv[1]) / "killed")
 """
 
 
+@pytest.mark.slow
 def test_export_of_a_process_that_is_killed_resumes_after_its_finished_parts(made: Exported, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=REPOSITORY, env=environment, check=False)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +37,7 @@ from pipeline.stages.fetch import fetch, fetch_source
 from pipeline.stages.shard import shard
 from pipeline.utils.files import sha256_file
 from tests.helpers.debian import archive_in, needs_dpkg_deb
+from tests.helpers.project import shipped_params
 from tests.helpers.wheels import index_in, needs_pip, write_wheel
 
 ROOT = Path(__file__).parents[3]
@@ -462,7 +462,7 @@ def test_a_file_of_a_wheel_with_another_checksum_is_refused(tmp_path: Path, monk
 
 
 def params(source: str, **data: Any) -> Any:
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw = shipped_params()
     raw["data"] |= {"source": source, **data}
     raw["labels"]["count"] = "all"
     raw["sweep"]["label_counts"] = ["all"]

@@ -28,34 +28,49 @@ ASIDE = (
 ASIDE_OF_FETCH = (*ASIDE, "ie_model", "pipeline.data.example", "pipeline.data.loading", "pipeline.data.shards")
 
 
-def loaded_by(module: str) -> set[str]:
+# What most modules need of others is imported once, before each is in a fork of its own.
+IMPORTING = """
+import importlib, json, os, sys
+import pyarrow.parquet, scipy.stats, sklearn.linear_model, sklearn.neural_network, torch, webdataset
+for module in sys.argv[1:]:
+    if os.fork() == 0:
+        importlib.import_module(module)
+        ours = {n: m for n, m in sys.modules.items() if n.split(".")[0] in ("ie_model", "pipeline")}
+        names = [n for n, m in ours.items() if not m.__spec__.submodule_search_locations]
+        print(json.dumps([module, names]), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
+STAGES = {
+    "fetch": ASIDE_OF_FETCH,
+    "report": (*ASIDE, "pipeline.data.example", "pipeline.data.shards", "ie_model"),
+}
+IDENTITIES = {
+    "pipeline.training.trainer": TRAINING,
+    "pipeline.training.data_parallel": TRAINING,
+    "pipeline.evaluation.metrics": MEASURING,
+    "pipeline.evaluation.oracle": MEASURING,
+    "pipeline.data.sharding.tar_writer": SHARDING,
+}
+
+
+@pytest.fixture(scope="module")
+def loaded_by() -> dict[str, list[str]]:
     """Modules of this project that importing one brings in, in a fresh interpreter; packages' own files left out."""
-    code = (
-        f"import {module}, json, sys\n"
-        "ours = {n: m for n, m in sys.modules.items() if n.split('.')[0] in ('ie_model', 'pipeline')}\n"
-        "print(json.dumps([n for n, m in ours.items() if not m.__spec__.submodule_search_locations]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    return set(json.loads(done.stdout))
+    command = [sys.executable, "-c", IMPORTING, *IDENTITIES, *(f"pipeline.stages.{stage}" for stage in STAGES)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return dict(json.loads(line) for line in done.stdout.splitlines())
 
 
 def within(name: str, units: tuple[str, ...]) -> bool:
     return any(name == unit or name.startswith(f"{unit}.") for unit in units)
 
 
-@pytest.mark.parametrize(
-    ("module", "units"),
-    [
-        ("pipeline.training.trainer", TRAINING),
-        ("pipeline.training.data_parallel", TRAINING),
-        ("pipeline.evaluation.metrics", MEASURING),
-        ("pipeline.evaluation.oracle", MEASURING),
-        ("pipeline.data.sharding.tar_writer", SHARDING),
-    ],
-)
-def test_identity_holds_all_code_that_a_module_brings_in(module: str, units: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("module", IDENTITIES)
+def test_identity_holds_all_code_that_a_module_brings_in(module: str, loaded_by: dict[str, list[str]]) -> None:
+    units = IDENTITIES[module]
     aside = (*ASIDE, "pipeline.results") if units is MEASURING else ASIDE
-    assert [name for name in sorted(loaded_by(module)) if not within(name, (*units, *aside))] == []
+    assert [name for name in sorted(loaded_by[module]) if not within(name, (*units, *aside))] == []
 
 
 @pytest.mark.parametrize(
@@ -68,17 +83,11 @@ def test_stage_depends_on_the_packages_of_its_identity(stage: str, units: tuple[
         assert deps & {path, f"{path}.py"}, unit
 
 
-@pytest.mark.parametrize(
-    ("stage", "aside"),
-    [
-        ("fetch", ASIDE_OF_FETCH),
-        ("report", (*ASIDE, "pipeline.data.example", "pipeline.data.shards", "ie_model")),
-    ],
-)
-def test_stage_depends_on_all_code_that_it_brings_in(stage: str, aside: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_depends_on_all_code_that_it_brings_in(stage: str, loaded_by: dict[str, list[str]]) -> None:
     deps = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"][stage]["deps"]
     named = tuple(dep.removesuffix(".py").replace("/", ".") for dep in deps)
-    assert [n for n in sorted(loaded_by(f"pipeline.stages.{stage}")) if not within(n, (*named, *aside))] == []
+    assert [n for n in sorted(loaded_by[f"pipeline.stages.{stage}"]) if not within(n, (*named, *STAGES[stage]))] == []
 
 
 SOURCE = '''"""A module."""

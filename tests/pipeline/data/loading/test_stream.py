@@ -326,6 +326,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_loader_processes_end_when_their_rank_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "rank.py"
     script.write_text(_KILLED)

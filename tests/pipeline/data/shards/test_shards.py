@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -30,6 +29,7 @@ from pipeline.errors import DataError, ResourceError
 from pipeline.stages.fetch import fetch
 from pipeline.stages.shard import shard
 from tests.helpers.disks import mounted
+from tests.helpers.project import shipped_params
 from tests.helpers.sealed import edit_sealed
 from tests.helpers.waiting import silent
 
@@ -38,7 +38,7 @@ SPEC = DataSpec(kind="image", shape=(1, 4, 5), dtype="uint8", classes=("a", "b",
 
 
 def digits_params(**data: Any) -> Params:
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw = shipped_params()
     raw["data"] |= {"source": "digits", "num_shards": 4, "val_size": 200, "encoding": "png", "split_seed": 0, **data}
     raw["labels"]["count"] = "all"
     raw["sweep"]["label_counts"] = ["all"]
