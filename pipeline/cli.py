@@ -259,8 +259,10 @@ def apply(
 def embed(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model, as results/train/model.")],
     source: Annotated[
-        Path,
-        typer.Argument(metavar="INPUT", help="Images, a table of them, texts, vectors, tars, .npy, .ts, shards."),
+        str,
+        typer.Argument(
+            metavar="INPUT", help="Images, a table of them, texts, vectors, tars, .npy, .ts, shards; also s3://."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="File to write, .csv or .parquet.")],
     resize: Annotated[bool, typer.Option("--resize", help="Scale images of another size to the model's.")] = False,

@@ -11,10 +11,13 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
+from ie_model.artifact import Artifact
 from ie_model.inference import encode
 from ie_model.networks import to_float
 from pipeline.commands.embed_inputs import Inputs, open_inputs
+from pipeline.commands.embed_remote import on_this_host
 from pipeline.data.example import Example
+from pipeline.data.sources.vector_files import TABLES
 from pipeline.errors import DataError, FaultError
 from pipeline.evaluation.latents import latent_table, metadata, new_writer, read_first, schema
 from pipeline.evaluation.load_model import read_model
@@ -27,7 +30,7 @@ _FORMS = (".parquet", ".csv")
 
 def embed(
     model: Path,
-    source: Path,
+    source: str | Path,
     out: Path,
     log: Log,
     *,
@@ -43,7 +46,7 @@ def embed(
         source: an image, a text or a folder of them (searched deeply); a table with paths of images; tars of images;
             a `.npy` array `[N, *shape]` of uint8 images, int32 counts or raw float series; a `.ts` file of raw series;
             a table of vectors; or a folder of shards with its manifest, whose words or standardisation must be the
-            model's own.
+            model's own. Or `s3://bucket/name` of any of these.
         resize: scale images of another size until they cover the model's, and take their middle; without it they are
             refused.
         faults: `skip` leaves a damaged example out, names it and counts it; `fatal` ends.
@@ -54,7 +57,25 @@ def embed(
     if out.suffix.lower() not in _FORMS:
         raise DataError(f"--out is {out}; allowed: a name that ends in {' or '.join(_FORMS)}")
     artifact = read_model(model, device)
-    inputs = open_inputs(source, artifact, resize)
+    is_table = artifact.model.spec.kind == "image" and Path(source).suffix.lower() in TABLES
+    with on_this_host(str(source), log, with_folder=is_table) as (here, log):
+        data_hash = sha256_file(here) if here.is_file() else str(source)
+        inputs = open_inputs(here, artifact, resize)
+        return _encode(artifact, source, inputs, data_hash, out, log, batch_size, device, faults)
+
+
+def _encode(
+    artifact: Artifact,
+    source: str | Path,
+    inputs: Inputs,
+    data_hash: str,
+    out: Path,
+    log: Log,
+    batch_size: int,
+    device: str,
+    faults: Literal["skip", "fatal"],
+) -> int:
+    """Writes the latents of the inputs; returns how many."""
     if not inputs.total:
         raise DataError(f"{source}: no example in it")
     if inputs.about:
@@ -64,7 +85,6 @@ def embed(
     val_bounds = artifact.val_bounds if artifact.loss == "bound" else ()
     generator = torch.Generator().manual_seed(0)
     meter, done = Meter("embed", inputs.total, "examples"), 0
-    data_hash = sha256_file(source) if source.is_file() else str(source)
     left_out: list[str] = []
     examples = _sound(inputs, faults, left_out, log)
     columns = schema(artifact, metadata(artifact, data_hash))

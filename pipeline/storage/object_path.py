@@ -5,9 +5,10 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO
 
+from pipeline.errors import DataError
 from pipeline.storage.object_store import Bucket, Stored
 
 _SCHEME = "/s3:/"
@@ -49,6 +50,21 @@ class ObjectPath(PurePosixPath):
             FileExistsError: the object has changed; it is not downloaded then. Others as `read_bytes`.
         """
         return self._bucket.read_version(self._name, stored)
+
+    def copy_to(self, path: Path, size: int | None = None) -> None:
+        """Writes the object to a file of this host.
+
+        Raises:
+            DataError: there is no such object, or it has not the `size` of its listing.
+            ResourceError: the store denies access or does not answer.
+        """
+        try:
+            with path.open("wb") as file:
+                self._bucket.read_into(self._name, file)
+        except FileNotFoundError as error:
+            raise DataError(f"{self} is missing, or has gone while it was read") from error
+        if size is not None and path.stat().st_size != size:
+            raise DataError(f"{self}: {path.stat().st_size} of {size} bytes came")
 
     def open(self, mode: str = "rb") -> IO[bytes]:
         """The object as a temporary file without a name, of its size on this host's disk. Raises as `read_bytes`."""
@@ -112,8 +128,7 @@ class Objects:
             path = path.parent
 
 
-@lru_cache(maxsize=1)  # a stage looks at it more than once
-def objects_below(root: ObjectPath) -> Objects:
+def list_below(root: ObjectPath) -> Objects:
     """Lists all objects below a prefix.
 
     Raises:
@@ -126,3 +141,9 @@ def objects_below(root: ObjectPath) -> Objects:
         del found.files[path]
         found.unusable.append(path.relative_to(root).as_posix())
     return found
+
+
+@lru_cache(maxsize=1)
+def objects_below(root: ObjectPath) -> Objects:
+    """`list_below` of a stage, which looks at its folder more than once."""
+    return list_below(root)
