@@ -22,7 +22,7 @@ from ie_model.config import ModelConfig
 from ie_model.model import EquiVAE
 from ie_model.spec import DataSpec, Preprocessing
 
-FORMAT = 4
+FORMAT = 5
 _WEIGHTS = "weights.safetensors"
 _CONFIG = "config.json"
 Loss = Literal["bound", "consistency", "cross_entropy"]

@@ -51,8 +51,8 @@ class EquiVAE(nn.Module):
         self.decoder = make_decoder(spec, config, self.r_dim)
         self.likelihood = make_likelihood(spec)
         if config.classifier == "distance":
-            # The scale of the distances; its logarithm is learned so that it stays positive.
-            self.log_scale = nn.Parameter(torch.tensor(math.log(config.r_dim)))
+            # Of the softmax over distances; the logarithm, so that it stays positive.
+            self.log_inverse_temperature = nn.Parameter(torch.tensor(math.log(config.r_dim)))
         elif config.classifier == "network":
             self.class_logits = nn.Linear(config.r_dim, spec.num_classes)
 
@@ -125,7 +125,7 @@ class EquiVAE(nn.Module):
 
     def distance_logits(self, distances: Tensor) -> Tensor:
         """Squared distances -> unnormalised log q(y | x) of the distance classifier, the same shape."""
-        return -self.log_scale.exp() * distances
+        return -self.log_inverse_temperature.exp() * distances
 
 
 def _full(x: Tensor) -> Tensor:

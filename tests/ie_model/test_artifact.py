@@ -219,9 +219,9 @@ def test_an_unknown_key_in_the_config_is_an_error_that_names_it(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("version", "said"),
     [
-        (0, "format 0, of an older version.*reads 4: train the model again"),
-        (3, "format 3, of an older version.*reads 4: train the model again"),
-        (5, "format 5, of a newer version.*reads 4: install"),
+        (0, "format 0, of an older version.*reads 5: train the model again"),
+        (4, "format 4, of an older version.*reads 5: train the model again"),
+        (6, "format 6, of a newer version.*reads 5: install"),
         ("4", "damaged, its format is '4'"),
         (True, "damaged"),
         (None, "damaged"),
@@ -324,7 +324,7 @@ def test_weights_of_another_number_of_classes_are_an_error_that_names_the_file(t
         load_artifact(folder)
 
 
-@pytest.mark.parametrize("name", ["class_representations", "class_counts", "model.log_scale"])
+@pytest.mark.parametrize("name", ["class_representations", "class_counts", "model.log_inverse_temperature"])
 def test_a_missing_tensor_is_an_error_that_names_file_and_tensor(tmp_path: Path, name: str) -> None:
     folder = saved(tmp_path / "model")
     edit_weights(folder, lambda tensors: tensors.pop(name))

@@ -178,7 +178,7 @@ def check_gradients(model: EquiVAE, config: ObjectiveConfig, beta: float = 1.0) 
         return cast(Tensor, objective(x.double(), y, x_unlabelled.double(), seeded(4), beta)[0])
 
     names = {"invariant_out.weight", "posterior_head.from_r.weight", "posterior_head.out.bias", "class_logits.bias"}
-    names |= {"decoder.stem.from_v.weight", "decoder.out.bias", "log_scale", "likelihood.log_scale"}
+    names |= {"decoder.stem.from_v.weight", "decoder.out.bias", "log_inverse_temperature", "likelihood.log_scale"}
     gradients = torch.autograd.grad(loss(), list(model.parameters()), allow_unused=True)
     reached = {name for (name, _), g in zip(model.named_parameters(), gradients, strict=True) if g is not None}
     weights = [p for name, p in model.named_parameters() if name in names and name in reached]

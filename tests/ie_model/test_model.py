@@ -160,7 +160,7 @@ def test_the_distance_classifiers_odds_are_the_scaled_difference_of_distances() 
     model = tiny_model()
     f, r = torch.randn(9, 3, generator=seeded()), torch.randn(3, 3, generator=seeded(1))
     log_q, distances = model.classify(f, r), squared_distances(f, r)
-    scale = float(model.log_scale.detach().exp())
+    scale = float(model.log_inverse_temperature.detach().exp())
     torch.testing.assert_close(log_q[:, 0] - log_q[:, 1], scale * (distances[:, 1] - distances[:, 0]))
 
 

@@ -271,7 +271,7 @@ class TestLoss:
         model = tiny_model(classifier=classifier)
         backward(loss_of(objective_config(loss="cross_entropy"), model=model)[0])
         trained = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-        scale = "log_scale" if classifier == "distance" else "class_logits"
+        scale = "log_inverse_temperature" if classifier == "distance" else "class_logits"
         assert trained == {"invariant_trunk", "invariant_out", scale}
 
     @pytest.mark.parametrize("kind", KINDS)
@@ -281,7 +281,7 @@ class TestLoss:
         loss, logged = loss_of(objective_config(loss="consistency", **changes), model=model)
         backward(loss)
         trained = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-        assert trained == {"invariant_trunk", "invariant_out", "log_scale"}
+        assert trained == {"invariant_trunk", "invariant_out", "log_inverse_temperature"}
         config = objective_config(**changes)
         expected = -config.alpha * logged["log_q_labelled"] + config.extended.consistency * logged["consistency"]
         torch.testing.assert_close(loss.detach(), expected)

@@ -97,7 +97,7 @@ def case_model(case: Case) -> EquiVAE:
     # One unit of v with much KL and one with little, classes that tell points apart.
     model.posterior_head.out.bias.data[0] += 2
     if model.config.classifier == "distance":
-        model.log_scale.data += 2.5
+        model.log_inverse_temperature.data += 2.5
     freeze_unused(model, case.objective.get("loss", "bound") == "bound")
     return model
 
