@@ -76,6 +76,40 @@ def users_data(project: Path) -> None:
 
 
 KINDS = ("images", "table", "texts", "series", "vectors", "tars")
+# What each command of the page makes of the folders above: kind, shape, classes, examples.
+MADE = {
+    "images -S data.folder=my_images": ("image", (1, 32, 32), 10, 200),
+    "images -S data.folder=my_images -S data.own.height=28 -S data.own.width=28 -S data.own.channels=1": (
+        "image",
+        (1, 28, 28),
+        10,
+        200,
+    ),
+    "table -S data.folder=my_table": ("image", (1, 32, 32), 10, 200),
+    "table -S data.folder=my_table -S 'data.own.factors=[site,angle]'": ("image", (1, 32, 32), 10, 200),
+    "texts -S data.folder=my_texts": ("counts", (6,), 2, 40),
+    "series -S data.folder=my_series": ("series", (2, 3), 2, 26),
+    "vectors -S data.folder=my_vectors": ("vector", (20,), 10, 1797),
+    "tars -S data.folder=my_tars": ("image", (3, 32, 32), 10, 200),
+    "tars -S data.folder=s3://my-bucket/my-tars -S data.own.height=64 -S data.own.width=64": (
+        "image",
+        (3, 64, 64),
+        10,
+        200,
+    ),
+}
+# The page's first command of each kind: it is run to its end.
+FIRST = {kind: next(arguments for arguments in MADE if arguments.startswith(f"{kind} ")) for kind in KINDS}
+
+
+def arguments_of(command: str) -> str:
+    return command.removeprefix("dvc exp run -S data.source=")
+
+
+def check_shards(project: Path, arguments: str) -> None:
+    manifest = read_manifest(project / "data/shards" / arguments.split()[0])
+    found = manifest.spec.kind, manifest.spec.shape, manifest.spec.num_classes
+    assert (*found, sum(split.samples for split in manifest.splits.values())) == MADE[arguments]
 
 
 @pytest.mark.slow
@@ -83,15 +117,16 @@ KINDS = ("images", "table", "texts", "series", "vectors", "tars")
 def test_the_command_of_each_kind_as_it_stands_ends_with_a_report_of_that_data(tmp_path: Path) -> None:
     project = copy_repository(tmp_path / "project")
     users_data(project)
-    for arguments in (("init", "--quiet"), ("config", "user.email", "s@example.org"), ("config", "user.name", "S")):
-        succeed(project, "git", *arguments)
+    for words in (("init", "--quiet"), ("config", "user.email", "s@example.org"), ("config", "user.name", "S")):
+        succeed(project, "git", *words)
     succeed(project, "ie", "preset", "quick", "--apply")
     succeed(project, "git", "add", "--all")
     succeed(project, "git", "commit", "--quiet", "--message", "own data")
     shell = Shell(project, tmp_path / "tools")
     for kind in KINDS:
-        command = next(command for command in commands(PAGE) if f"data.source={kind} " in command)
+        command = next(command for command in commands(PAGE) if arguments_of(command) == FIRST[kind])
         shell.run(command)
+        check_shards(project, FIRST[kind])
         output = succeed(project, "ie", "results")
         assert f"{kind} in my_{kind}" in output and "(sweep, n=1)" in output
         assert "left out" not in output and "nothing of" not in output
@@ -107,53 +142,30 @@ def test_the_command_of_each_kind_as_it_stands_ends_with_a_report_of_that_data(t
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_each_command_brings_own_data_into_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_other_command_brings_own_data_into_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {"labels": {"count": "auto"}, "sweep": {"label_counts": "auto"}}
     project = copy_project(tmp_path / "project", data={"val_size": 0.2}, **counts)
     users_data(project)
-    for arguments in (("init", "--quiet"), ("config", "user.email", "s@example.org"), ("config", "user.name", "S")):
-        succeed(project, "git", *arguments)
+    for words in (("init", "--quiet"), ("config", "user.email", "s@example.org"), ("config", "user.name", "S")):
+        succeed(project, "git", *words)
     succeed(project, "git", "add", "--all")
     succeed(project, "git", "commit", "--quiet", "--message", "own data")
-    made = {}
+    left = set()
     with s3(monkeypatch) as door:
         upload(door, project / "my_tars", "my-tars", bucket="my-bucket")
         shell = Shell(project, tmp_path / "tools")
         for command in commands(PAGE):
-            if "patches" in command:  # run below, with its source
+            arguments = arguments_of(command)
+            # Those of `patches` and the first of each kind are run by the other tests.
+            if "patches" in command or arguments in FIRST.values():
                 continue
+            left.add(arguments)
             # The stages that read own data; training does not know whose it is.
             shell.run(command.replace("dvc exp run", "dvc exp run shard"))
-            manifest = read_manifest(next((project / "data/shards").glob("*/manifest.json")).parent)
-            made[command.removeprefix("dvc exp run -S data.source=")] = (
-                manifest.spec.kind,
-                manifest.spec.shape,
-                manifest.spec.num_classes,
-                sum(split.samples for split in manifest.splits.values()),
-            )
+            check_shards(project, arguments)
             succeed(project, "git", "checkout", "--quiet", "--", ".")
             succeed(project, "sh", "-c", "rm -rf data/shards")
-    assert made == {
-        "images -S data.folder=my_images": ("image", (1, 32, 32), 10, 200),
-        "images -S data.folder=my_images -S data.own.height=28 -S data.own.width=28 -S data.own.channels=1": (
-            "image",
-            (1, 28, 28),
-            10,
-            200,
-        ),
-        "table -S data.folder=my_table": ("image", (1, 32, 32), 10, 200),
-        "table -S data.folder=my_table -S 'data.own.factors=[site,angle]'": ("image", (1, 32, 32), 10, 200),
-        "texts -S data.folder=my_texts": ("counts", (6,), 2, 40),
-        "series -S data.folder=my_series": ("series", (2, 3), 2, 26),
-        "vectors -S data.folder=my_vectors": ("vector", (20,), 10, 1797),
-        "tars -S data.folder=my_tars": ("image", (3, 32, 32), 10, 200),
-        "tars -S data.folder=s3://my-bucket/my-tars -S data.own.height=64 -S data.own.width=64": (
-            "image",
-            (3, 64, 64),
-            10,
-            200,
-        ),
-    }
+    assert left == {arguments for arguments in MADE if arguments not in FIRST.values()}
 
 
 @pytest.mark.slow
