@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -110,6 +111,8 @@ def measure(change: Change, folder: Path, small: bool) -> float:
     elif change.script in (TWO_RANKS, WHOLE):
         arguments = ["1" if small else "2"]
     environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    for left in (".runs", "results"):  # of the round before: a finished run is not trained again
+        shutil.rmtree(folder / left, ignore_errors=True)
     command = [sys.executable, "-c", change.script, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:

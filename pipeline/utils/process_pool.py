@@ -70,6 +70,7 @@ def run_tasks(
         return
     before, last = 0, [0, 0.0]
     for task in tasks:
+        last[0] = 0  # a task need not report
 
         def report(done: int, before: int = before) -> None:
             last[0], now = done, time.monotonic()

@@ -17,6 +17,12 @@ def square(context: int, task: int, report: Report) -> tuple[int, int]:
     return context + task * task, os.getpid()
 
 
+def report_above_2(context: None, task: int, report: Report) -> None:
+    """Reports as many units as its task says, or none."""
+    if task > 2:
+        report(task)
+
+
 def misbehave(context: str, task: int, report: Report) -> int:
     """Does what `context` says at task 3, after a while; other tasks take long."""
     if task != 3:

@@ -18,7 +18,7 @@ from pipeline.errors import DataError, ResourceError
 from pipeline.utils.process_pool import num_cpus, run_tasks
 from tests.helpers.project import REPOSITORY, environment
 from tests.helpers.waiting import silent
-from tests.helpers.work import Unreadable, misbehave, square
+from tests.helpers.work import Unreadable, misbehave, report_above_2, square
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 9])
@@ -30,6 +30,13 @@ def test_every_task_is_done_once_and_progress_reaches_the_total(num_workers: int
     processes = {process for _, process in results}
     assert (processes == {os.getpid()}) == (num_workers == 1)
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_task_that_reports_nothing_adds_nothing(num_workers: int) -> None:
+    seen: list[int] = []
+    list(run_tasks(report_above_2, None, [5, 1, 2], num_workers, seen.append))
+    assert seen[-1] == 5
 
 
 def test_no_task_is_no_work() -> None:
