@@ -29,6 +29,7 @@ from pipeline.data.downloaders.archives import extract_member, extract_wheel_mem
 from pipeline.data.downloaders.base import copy_at_most
 from pipeline.data.sources import RawFile
 from tests.helpers.debian import Archive, archive_in, needs_dpkg_deb
+from tests.helpers.mute import MutePort
 from tests.helpers.site import Site
 from tests.helpers.wheels import index_in, needs_pip, write_wheel
 
@@ -38,33 +39,6 @@ OTHER = CONTENT[::-1]
 
 def raw_file(content: bytes = CONTENT, name: str = "data.bin", **places: tuple[str, ...]) -> RawFile:
     return RawFile(name, hashlib.sha256(content).hexdigest(), len(content), places)
-
-
-class MutePort:
-    """A port that takes connections, counts them and hangs up without a word."""
-
-    def __init__(self) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self._socket.settimeout(0.02)
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/data.bin"
-        self.connections = 0
-        self._open = True
-        self._thread = threading.Thread(target=self._hang_up, daemon=True)
-        self._thread.start()
-
-    def _hang_up(self) -> None:
-        while self._open:
-            try:
-                connection, _ = self._socket.accept()
-            except TimeoutError:
-                continue
-            self.connections += 1
-            connection.close()
-
-    def close(self) -> None:
-        self._open = False
-        self._thread.join()
-        self._socket.close()
 
 
 @pytest.fixture
