@@ -30,8 +30,10 @@ import psutil
 
 from ie_model.spec import DataSpec, Preprocessing
 from pipeline.data.example import Examples, RawSplit, Values
+from pipeline.data.sharding.write import Content, Layout, pack
 from pipeline.data.sources import SOURCES
 from pipeline.utils.arrays import IntArray
+from pipeline.utils.process_pool import num_cpus
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
@@ -114,9 +116,6 @@ class PeakMemory:
 
 def pack_once(what: str, num: int, writers: int, raw: Path) -> dict[str, float | int | str]:
     """One run of packing in this process."""
-    # Here, so that writer processes, which import this file, do not load PyTorch.
-    from pipeline.data.sharding.write import Content, Layout, pack
-
     if what == "mnist":
         source = SOURCES["mnist"]
         examples: dict[RawSplit, Examples] = {
@@ -176,8 +175,6 @@ def rows_of(runs: list[dict[str, Any]]) -> list[Row]:
 
 
 def main() -> None:
-    from pipeline.utils.process_pool import num_cpus
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="once each, up to 60,000 computed images; writes no file")
     parser.add_argument("--project", type=Path, default=REPOSITORY, help="folder of data/raw/mnist")

@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, TypeVar
 
+import cloudpickle
 import numpy as np
 import numpy.typing as npt
 from loky import ProcessPoolExecutor
@@ -94,7 +95,8 @@ def _in_processes(
     with tempfile.NamedTemporaryFile() as file:
         # Units done of each task: a file that all map. loky's processes inherit no memory.
         units = np.memmap(file.name, np.int64, "w+", shape=len(tasks))
-        initargs = (pickle.dumps((work, context)), file.name, os.getpid())
+        # By cloudpickle, which sends what a script or a notebook defines: a worker does not run that again.
+        initargs = (cloudpickle.dumps((work, context)), file.name, os.getpid())
         executor = ProcessPoolExecutor(num_workers, initializer=_begin, initargs=initargs)
         try:
             left = _submitted(executor, tasks)

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.errors import DataError, ResourceError
 from pipeline.utils.process_pool import num_cpus, run_tasks
-from tests.helpers.project import REPOSITORY, environment
+from tests.helpers.project import REPOSITORY, environment, succeed
 from tests.helpers.waiting import silent
 from tests.helpers.work import Unreadable, misbehave, report_above_2, square
 
@@ -86,6 +86,20 @@ def test_as_many_processors_are_counted_as_may_be_used() -> None:
     finally:
         os.sched_setaffinity(0, before)
     assert num_cpus() == len(before)
+
+
+def test_work_that_a_script_defines_is_done(tmp_path: Path) -> None:
+    script = tmp_path / "twice.py"
+    script.write_text(
+        "import os\n"
+        "from pipeline.utils.process_pool import run_tasks\n"
+        "class Times:\n"
+        "    def __init__(self, factor): self.factor = factor\n"
+        "def work(times, task, report): return times.factor * task, os.getpid()\n"
+        "done = dict(run_tasks(work, Times(10), [1, 2, 3], 2, lambda units: None))\n"
+        "print(sorted(done), os.getpid() in done.values())\n"
+    )
+    assert succeed(REPOSITORY, sys.executable, str(script)) == "[10, 20, 30] False\n"
 
 
 def running(folder: Path, num: int) -> tuple[subprocess.Popen[str], list[int]]:
