@@ -14,6 +14,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.preprocessing import StandardScaler
 
 from ie_model.metrics.equivariance import regressed
 from ie_model.metrics.measures import Floats, Ints, Undefined, probe_accuracy, r2_per_output
@@ -94,6 +96,42 @@ def within_class_r2(
     if total <= _ROUNDING * spread or not np.ptp(train_g, axis=0).max() > _ROUNDING * width:
         raise Undefined("the factor does not vary within a class")
     return float(1.0 - np.sum((test_g - regressed(train_x, train_g, test_x, kind, seed)) ** 2) / total)
+
+
+def disentanglement(codes: Floats, factors: Floats, seed: int) -> tuple[float, float]:
+    """Disentanglement and completeness of codes (Eastwood and Williams 2018, equations 1 to 3), each from 0 to 1.
+
+    Disentanglement: each code tells of one factor alone. Completeness: each factor is told by one code alone. A code
+    counts by how far a random forest of all codes relies on it; one that no forest uses does not count. How well the
+    codes tell the factors at all is for `factor_score` to say.
+
+    Args:
+        codes: `[N, D]`; factors: quantities `[N, F]`, finite.
+    """
+    if len(factors) < _FEWEST or min(codes.shape[1], factors.shape[1]) < 2:
+        few = f"{len(factors)} examples, {codes.shape[1]} codes and {factors.shape[1]} factors"
+        raise Undefined(f"{few}, at least {_FEWEST}, 2 and 2 are needed")
+    if (np.ptp(factors, axis=0) == 0).any():
+        raise Undefined("a factor has one value in train")
+    importance = np.empty((codes.shape[1], factors.shape[1]))
+    for j, factor in enumerate(StandardScaler().fit_transform(factors.astype(np.float64)).T):
+        # Without random choices of codes a forest leaves aside those that only go with the one that tells.
+        forest = RandomForestRegressor(50, min_samples_leaf=5, max_features=None, random_state=seed)
+        importance[:, j] = forest.fit(codes, factor).feature_importances_
+    weights = importance.sum(axis=1) / importance.sum()
+    return (
+        float(np.sum(weights * (1 - _entropy(importance)))),
+        float(np.mean(1 - _entropy(importance.T))),
+    )
+
+
+def _entropy(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each row `[A, B]` as shares of its sum, in units of log B; 1 for a row of zeros."""
+    total = rows.sum(axis=1, keepdims=True)
+    shares = np.divide(rows, total, out=np.full_like(rows, 1 / rows.shape[1]), where=total > 0)
+    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    found: NDArray[np.float64] = -(shares * logs).sum(axis=1) / np.log(rows.shape[1])
+    return found
 
 
 def _check_size(train: NDArray[np.floating], test: NDArray[np.floating]) -> None:

@@ -38,7 +38,8 @@ _EVALUATE_FILES = (
     "risk_coverage.csv", "timing.json",
 )  # fmt: skip
 FACTOR_HEADER = (
-    "factor", "measure", "from", "linear", "MLP", "within a class, linear", "within a class, MLP", "not measured",
+    "factor", "measure", "scored on", "from", "linear", "MLP", "within a class, linear", "within a class, MLP",
+    "not measured",
 )  # fmt: skip
 _SWEEP_FILES = ("results.parquet", "timing.json")
 
@@ -259,12 +260,12 @@ def _risk(path: Path) -> tuple[Floats, Floats]:
 
 def _factors(path: Path) -> list[tuple[str, ...]]:
     table = read_csv(path, FACTOR_COLUMNS)
-    for column in FACTOR_COLUMNS[3:7]:
+    for column in FACTOR_COLUMNS[4:8]:
         values = numbers(table, column, path, gaps=True)
         table[column] = ["" if math.isnan(value) else f"{value:.2f}" for value in values]
     table["measure"] = [{"r2": "R²"}.get(measure, measure) for measure in table["measure"]]
     table["from"] = [source.replace("_", " ") for source in table["from"]]
-    return list(zip(*(table[column] for column in (*FACTOR_COLUMNS[:7], "reason")), strict=True))
+    return list(zip(*(table[column] for column in (*FACTOR_COLUMNS[:8], "reason")), strict=True))
 
 
 def _sweep(folder: Path) -> Sweep:

@@ -30,6 +30,11 @@ GROUPS = {
         "Reading a known map from the codes of an image before and after it; R², 1 is perfect, 0 the best constant. v "
         "should give it, r should not.",
     ),
+    "factors": (
+        "Factors",
+        "How v is divided among numbers that are known of each example beside the class, and how well each is read, in "
+        "factors.csv.",
+    ),
     "invariance": (
         "Invariance",
         "How far a rotation moves a representation, in units of the distance to other classes. Raw pixels are the "
@@ -201,6 +206,17 @@ MEASURED = (
     Metric(
         "r2_{output}_constant", "style", "", "{output}: the best constant (the control)",
         "control: the best constant, about 0", f"{_FLOOR}: the floor",
+    ),
+    Metric(
+        "factor_disentanglement_v", "factors", "higher", "disentanglement of v",
+        "each active unit of v tells of one factor alone (DCI: by the importance of the units in random forests)",
+        "0: every unit tells of all alike",
+        caution="routing asks for none: v may be turned at will. Few active units make it depend on which they are",
+    ),
+    Metric(
+        "factor_completeness_v", "factors", "higher", "completeness of v",
+        "each factor is told by one active unit of v alone (DCI)", "0: every factor is told by all alike",
+        caution="as `factor_disentanglement_v`",
     ),
     Metric(
         "invariance_ratio_f", "invariance", "lower", "r of one example: moved by a rotation",

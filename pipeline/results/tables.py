@@ -94,8 +94,8 @@ def numbers(table: Table, column: str, path: Path, gaps: bool = False) -> NDArra
 
 FACTORS = "factors.csv"
 FACTOR_COLUMNS = (
-    "factor", "measure", "from", "linear", "mlp", "within_class_linear", "within_class_mlp", "train_points",
-    "test_points", "reason",
+    "factor", "measure", "scored_on", "from", "linear", "mlp", "within_class_linear", "within_class_mlp",
+    "train_points", "test_points", "reason",
 )  # fmt: skip
 """Of results/evaluate/factors.csv, which has no row where the data has no factors."""
 

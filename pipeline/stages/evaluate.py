@@ -136,7 +136,10 @@ def _evaluate(
             (totals["test"], encoded),
             part,
         )
-    rows = [*beside, *measured]
+    parts.publish(out / LATENTS)
+    with working(log) as part:
+        of_factors = write_factors(out / FACTORS, out / LATENTS, manifest.factors, params.evaluate, part)
+    rows = [*beside, *measured, *of_factors]
     for line in reasons(rows):
         log(f"evaluate: {line}")
     val_error = float(100 * totals["val"]["wrong"] / totals["val"]["examples"])
@@ -146,9 +149,6 @@ def _evaluate(
     metrics = flat(rows) | chosen_by
     write_json(out / "metrics.json", metrics)
     write_table(out / "measures.csv", rows)
-    parts.publish(out / LATENTS)
-    with working(log) as part:
-        write_factors(out / FACTORS, out / LATENTS, manifest.factors, params.evaluate, part)
     _write_tables(out, encoded, totals["test"])
     with working(log) as part:
         part("evaluate: examples, reconstructions and swaps")

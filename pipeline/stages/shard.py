@@ -50,7 +50,7 @@ def shard(params: Params, project: Path, log: Log) -> Path:
     store = storage if isinstance(storage, Bucket) else None
     spec = source.spec(raw)
     values: dict[RawSplit, npt.NDArray[np.float64]] = {}
-    if isinstance(source, OwnSource) and source.options.factors:
+    if source.factor_names:
         values = {"train": source.factors(raw, "train"), "test": source.factors(raw, "test")}
     content = Content(
         source=source.name,
@@ -60,7 +60,7 @@ def shard(params: Params, project: Path, log: Log) -> Path:
         examples={"train": source.examples(raw, "train"), "test": source.examples(raw, "test")},
         val_keys=source.val_keys(raw) if isinstance(source, OwnSource) else frozenset(),
         folders=folders_read(source, raw),
-        factors=params.data.own.factors if values else (),
+        factors=source.factor_names,
         factor_values=values,
     )
     layout = Layout(

@@ -164,8 +164,8 @@ def _write_evaluation(
         out / FACTORS,
         FACTOR_COLUMNS,
         [
-            (FACTOR, "r2", "v_sampled", 0.876, "", 0.5, 0.25, 90, 60, ""),
-            (FACTOR, "r2", "r", "", "", "", "", 2, 60, "few"),
+            (FACTOR, "r2", "test", "v_sampled", 0.876, "", 0.5, 0.25, 90, 60, ""),
+            (FACTOR, "r2", "test", "r", "", "", "", "", 2, 60, "few"),
         ],
     )
     write_json(out / "timing.json", {"seconds": 61.4, "commit": "0123456789ab", "hardware": "2 cores"})

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from ie_model.metrics.factors import factor_score, is_categorical, within_class_r2
+from ie_model.metrics.factors import disentanglement, factor_score, is_categorical, within_class_r2
 from ie_model.metrics.measures import Undefined
 
 N, M = 500, 300
@@ -75,3 +75,27 @@ def test_a_factor_that_the_data_do_not_let_measure_is_undefined() -> None:
             STYLE_CODE[:N], ANGLE[:N], y, STYLE_CODE[N:], ANGLE[N:], np.ones(M, dtype=int), "linear", 0,
             categorical=False,
         )  # fmt: skip
+
+
+def test_disentanglement_and_completeness_of_known_codes() -> None:
+    rng = np.random.default_rng(3)
+    factors = rng.uniform(size=(400, 2))
+    alone = disentanglement(factors[:, ::-1], factors, 0)
+    assert min(alone) > 0.95
+    turned = disentanglement(np.stack([factors.sum(1), factors[:, 0] - factors[:, 1]], 1), factors, 0)
+    assert max(turned) < 0.3
+    # Two codes for each factor: each code of one factor, no factor by one code.
+    halves = np.where(rng.random((400, 1)) < 0.5, [1.0, 0.0], [0.0, 1.0])
+    doubled = np.concatenate([factors[:, :1] * halves, factors[:, 1:] * halves], axis=1)
+    disentangled, complete = disentanglement(doubled, factors, 0)
+    assert disentangled > 0.8 and complete < 0.65
+    assert disentanglement(factors, factors, 0) == disentanglement(factors, factors, 0)
+
+
+@pytest.mark.parametrize(("codes", "factors"), [((400, 1), (400, 2)), ((400, 2), (400, 1)), ((10, 2), (10, 2))])
+def test_disentanglement_needs_codes_factors_and_examples(codes: tuple[int, int], factors: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(Undefined, match="at least 11, 2 and 2 are needed"):
+        disentanglement(rng.random(codes), rng.random(factors), 0)
+    with pytest.raises(Undefined, match="one value"):
+        disentanglement(rng.random((400, 2)), np.ones((400, 2)), 0)

@@ -10,6 +10,7 @@ from pipeline.data.sources.base import RawFile, Source
 from pipeline.data.sources.basic_motions import BASIC_MOTIONS
 from pipeline.data.sources.digits import DIGITS
 from pipeline.data.sources.fashion_mnist import FASHION_MNIST
+from pipeline.data.sources.glyphs import GLYPHS
 from pipeline.data.sources.hand_pose import HAND_POSE
 from pipeline.data.sources.image_folder import Images
 from pipeline.data.sources.image_table import Table
@@ -35,6 +36,7 @@ SOURCES: dict[str, Source] = {
         BASIC_MOTIONS,
         REUTERS,
         HAND_POSE,
+        GLYPHS,
     )
 }
 """Data sets whose files are known."""

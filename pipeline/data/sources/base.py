@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from ie_model.spec import DataSpec, Preprocessing
 from pipeline.data.example import Examples, RawSplit
 from pipeline.errors import DataError
@@ -37,8 +40,8 @@ class RawFile:
 
 
 class PlainSource:
-    """What most sources have in common, to inherit: values that their spec describes in full, and files that no
-    installed package brings."""
+    """What most sources have in common, to inherit: values that their spec describes in full, files that no installed
+    package brings, no factors."""
 
     @property
     def bundled(self) -> bool:
@@ -52,6 +55,15 @@ class PlainSource:
     def preprocessing(self, raw: Path) -> Preprocessing:
         """See `Source.preprocessing`."""
         return Preprocessing()
+
+    @property
+    def factor_names(self) -> tuple[str, ...]:
+        """See `Source.factor_names`."""
+        return ()
+
+    def factors(self, raw: Path, split: RawSplit) -> npt.NDArray[np.float64]:
+        """See `Source.factors`."""
+        raise DataError(f"{getattr(self, 'name', 'this source')} has no factors")
 
 
 class Source(Protocol):
@@ -97,6 +109,15 @@ class Source(Protocol):
         Raises:
             DataError: as `examples`.
         """
+        ...
+
+    @property
+    def factor_names(self) -> tuple[str, ...]:
+        """Numbers that are known of each example and that the model never sees."""
+        ...
+
+    def factors(self, raw: Path, split: RawSplit) -> npt.NDArray[np.float64]:
+        """Values of `factor_names` of each of `examples`, `[N, F]`; NaN where one is missing. Raises as `examples`."""
         ...
 
     def examples(self, raw: Path, split: RawSplit) -> Examples:

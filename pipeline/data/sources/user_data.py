@@ -154,6 +154,11 @@ class OwnSource(PlainSource, ABC):
         """A larger file is refused before it is read."""
 
     @property
+    def factor_names(self) -> tuple[str, ...]:
+        """See `pipeline.data.sources.base.Source.factor_names`."""
+        return self.options.factors
+
+    @property
     def file_factors(self) -> tuple[str, ...]:
         """Those of `options.factors` that are known file by file."""
         return self.options.factors
@@ -175,7 +180,7 @@ class OwnSource(PlainSource, ABC):
         """See `pipeline.data.sources.base.Source.examples`."""
 
     def factors(self, raw: Path, split: RawSplit) -> npt.NDArray[np.float64]:
-        """`options.factors` of each of `examples`, `[N, F]`; NaN where a value is missing. Raises as `examples`."""
+        """See `pipeline.data.sources.base.Source.factors`."""
         values = [file.factors for file in self.split(raw, split)]
         return np.array(values, dtype=np.float64).reshape(len(values), len(self.file_factors))
 

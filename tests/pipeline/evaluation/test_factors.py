@@ -68,7 +68,7 @@ def test_write_factors_tells_what_r_v_and_the_class_hold(tmp_path: Path) -> None
     rows = rows_of(tmp_path / "f.csv")
     sources = ["r", "v_sampled", "v_active_means", "label", "constant"]
     assert [*rows] == [(factor, source) for factor in (ANGLE, "site", "fixed") for source in sources]
-    angle = {source: {k: float(v) for k, v in rows[ANGLE, source].items() if v and k in FACTOR_COLUMNS[3:9]}
+    angle = {source: {k: float(v) for k, v in rows[ANGLE, source].items() if v and k in FACTOR_COLUMNS[4:10]}
              for source in sources}  # fmt: skip
     for probe in ("linear", "mlp"):
         assert angle["r"][probe] > 0.8 > 0.1 > abs(angle["r"][f"within_class_{probe}"])
@@ -81,6 +81,53 @@ def test_write_factors_tells_what_r_v_and_the_class_hold(tmp_path: Path) -> None
     assert float(rows["site", "v_sampled"]["linear"]) > 0.9 > 0.65 > float(rows["site", "r"]["linear"])
     assert 0.4 < float(rows["site", "constant"]["linear"]) < 0.6
     assert rows["fixed", "r"]["linear"] == "" and "one value" in rows["fixed", "r"]["reason"]
+
+
+def beyond_latents(folder: Path) -> Path:
+    """Seven classes; v is place and size, but for class 6 upside down; in half of test place goes beyond train's."""
+    rng = np.random.default_rng(1)
+    folder.mkdir()
+    for split, num in (("train", 1400), ("test", 1400)):
+        y = np.arange(num) % 7
+        place, size = rng.uniform(0, 1, (2, num))
+        place[(np.arange(num) % 2 == 1) & (split == "test")] += 1
+        sign = np.where(y == 6, -1, 1)
+        columns = {
+            "key": [f"{split}-{i}" for i in range(num)],
+            "split": [split] * num,
+            "label": ["abcdefg"[c] for c in y],
+            "r": lists(np.eye(7)[y]),
+            "v_mean": lists(np.stack([sign * place, sign * size], 1)),
+            "v_log_var": lists(np.full((num, 2), -8.0)),
+            "factor_place": pa.array(place),
+            "factor_size": pa.array(size),
+        }
+        pq.write_table(pa.table(columns), folder / f"{split}-000000.parquet")
+    return folder
+
+
+def test_values_beyond_train_and_classes_that_the_probe_has_not_seen_have_rows_of_their_own(tmp_path: Path) -> None:
+    measured = write_factors(tmp_path / "f.csv", beyond_latents(tmp_path / "l"), ("place", "size"), settings())
+    with (tmp_path / "f.csv").open(newline="") as file:
+        rows = {(row["factor"], row["scored_on"], row["from"]): row for row in csv.DictReader(file)}
+    assert {scored_on for factor, scored_on, _ in rows if factor == "size"} == {"test", "unseen classes"}
+    place = {scored_on: rows["place", scored_on, "v_active_means"] for _, scored_on, _ in rows}
+    points = {name: (row["train_points"], row["test_points"]) for name, row in place.items()}
+    assert points == {"test": ("1400", "700"), "unseen range": ("1400", "700"), "unseen classes": ("1200", "100")}
+    assert float(place["test"]["mlp"]) > 0.95
+    # Six of seven classes: what is linear goes on beyond. The seventh is read upside down.
+    assert float(rows["place", "unseen classes", "v_active_means"]["linear"]) < -2
+    assert float(rows["size", "test", "v_active_means"]["mlp"]) > 0.95
+    assert "label" not in {source for _, scored_on, source in rows if scored_on == "unseen classes"}
+    assert place["unseen classes"]["within_class_linear"] == ""
+    assert float(rows["place", "unseen range", "constant"]["linear"]) < -5
+    found = {row.name: row.value for row in measured}
+    assert found["factor_disentanglement_v"] > 0.9 and found["factor_completeness_v"] > 0.9
+
+
+def test_disentanglement_of_one_quantity_is_not_measured(tmp_path: Path) -> None:
+    rows = write_factors(tmp_path / "f.csv", made_latents(tmp_path / "latents"), (ANGLE, "site"), settings())
+    assert {row.reason for row in rows} == {"1 of the factors are quantities, at least 2 are needed"}
 
 
 def test_write_factors_says_where_v_carries_nothing(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_the_card_passes_the_project_s_own_format(project: Path) -> None:
 
 
 def test_factors_of_the_data_are_in_page_and_card(project: Path) -> None:
-    row = ["R²", "v sampled", "0.88", "", "0.50", "0.25", ""]
+    row = ["R²", "test", "v sampled", "0.88", "", "0.50", "0.25", ""]
     assert "".join(f'<td class="n">{cell}</td>' for cell in row) in page_of(project)
     card = (project / "results/report/model_card.md").read_text()
     assert f"| {text(FACTOR)} | {' | '.join(row)} |" in card

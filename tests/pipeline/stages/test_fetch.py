@@ -23,7 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ie_model.spec import DataSpec, Preprocessing
+from ie_model.spec import DataSpec
 from pipeline.config.params import parse_params
 from pipeline.data.downloaders import WayFailed, https
 from pipeline.data.downloaders.archives import extract_member
@@ -32,6 +32,7 @@ from pipeline.data.example import Examples, RawSplit
 from pipeline.data.shards.dataset import ShardedDataset
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.sources import RawFile
+from pipeline.data.sources.base import PlainSource
 from pipeline.errors import FetchError, ResourceError
 from pipeline.stages.fetch import fetch, fetch_source
 from pipeline.stages.shard import shard
@@ -45,22 +46,18 @@ CONTENT = b"raw bytes of a small source\n" * 200
 
 
 @dataclass(frozen=True)
-class Tiny:
+class Tiny(PlainSource):
     """A source of one or more files. Fetch must not look inside them: reading one raises."""
 
     files: tuple[RawFile, ...]
     name: str = "tiny"
     num_classes: int = 2
     num_train: int = 10
-    bundled: bool = False
 
     def write_bundled(self, folder: Path) -> None:
         raise AssertionError("fetch looked inside a source")
 
     def spec(self, raw: Path) -> DataSpec:
-        raise AssertionError("fetch looked inside a source")
-
-    def preprocessing(self, raw: Path) -> Preprocessing:
         raise AssertionError("fetch looked inside a source")
 
     def examples(self, raw: Path, split: RawSplit) -> Examples:
