@@ -19,7 +19,7 @@ from pipeline.utils.hardware import hardware  # noqa: E402
 from pipeline.utils.provenance import commit  # noqa: E402
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
-PAGES = tuple(REPOSITORY / "docs" / f"{name}.md" for name in ("benchmarks", "scale", "cluster"))
+PAGES = tuple(REPOSITORY / "docs" / f"{name}.md" for name in ("benchmarks", "scale", "cluster", "gallery"))
 Row = dict[str, Any]
 
 

@@ -59,9 +59,8 @@ def as_model(artifact: Artifact, x: torch.Tensor) -> torch.Tensor:
     return (x - torch.tensor(SCALES.means).view(2, 1)) / torch.tensor(SCALES.deviations).view(2, 1)
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind == "vector" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_graphs_give_the_models_outputs_from_raw_values(tmp_path: Path, kind: Kind) -> None:
     folder = saved(tmp_path, kind)
     artifact = load_artifact(folder)

@@ -62,7 +62,7 @@ def test_a_model_of_tars_is_the_one_of_the_same_data_sharded_here(
     assert differing(trained(theirs, tmp_path / "a").fit.model, trained(ours, tmp_path / "b").fit.model) == []
 
 
-@pytest.mark.parametrize("mode", ["memory", "stream"])
+@pytest.mark.parametrize("mode", [pytest.param("memory", marks=pytest.mark.slow), "stream"])
 def test_tars_in_an_object_store_are_trained_on_where_they_lie(
     door: Door, tars: Path, tmp_path: Path, mode: str
 ) -> None:

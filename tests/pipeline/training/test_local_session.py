@@ -34,6 +34,7 @@ for work in (trial, giving_memory_back()(trial)):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc alone keeps freed memory"
 )

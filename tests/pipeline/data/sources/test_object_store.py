@@ -62,7 +62,13 @@ def _made(brought: Brought) -> dict[Any, Split]:
 
 @pytest.mark.parametrize(
     ("source", "write"),
-    [("images", _images), ("table", _table), ("texts", _texts), ("series", _series), ("vectors", _vectors)],
+    [
+        pytest.param("images", _images, marks=pytest.mark.slow),
+        pytest.param("table", _table, marks=pytest.mark.slow),
+        pytest.param("texts", _texts, marks=pytest.mark.slow),
+        ("series", _series),
+        ("vectors", _vectors),
+    ],
 )
 def test_own_data_in_a_store_gives_the_shards_of_a_folder(
     source: str, write: Callable[[Path], None], tmp_path: Path, door: Door
