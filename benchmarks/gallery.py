@@ -8,6 +8,7 @@ docs/gallery.md.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -32,6 +33,19 @@ MEASURES = {
     "active units of v": ("active_units", ""),
     "class from sampled v": ("probe_class_from_v_sampled_mlp_pct", "%"),
     "swap seen as its new class": ("swap_oracle_pct", "%"),
+}
+# What a factor is read from by an MLP, and on which part of test: factors.csv.
+FACTORS = {
+    "v": ("test", "v_active_means"),
+    "sampled v": ("test", "v_sampled"),
+    "r": ("test", "r"),
+    "v, unseen range": ("unseen range", "v_active_means"),
+    "v, unseen classes": ("unseen classes", "v_active_means"),
+}
+TARGETS = {
+    (f"glyphs, {factor}", read): target
+    for factor in ("weight", "slant")
+    for read, target in (("v", "at least 0.9"), ("r", "at most 0.1"), ("v, unseen range", "at least 0.5"))
 }
 OUT = REPOSITORY / "docs" / "gallery"
 _WIDTH = 1100
@@ -77,6 +91,19 @@ def rows_of(source: str, metrics: dict[str, Any]) -> list[Row]:
     ]
 
 
+def factor_rows(source: str, factors: Path) -> list[Row]:
+    """R^2 of each factor of the data, by what it is read from; none where the data has no factors."""
+    with factors.open(newline="", encoding="utf-8") as file:
+        found = {(r["factor"], r["scored_on"], r["from"]): r["mlp"] for r in csv.DictReader(file)}
+    rows = []
+    for factor in dict.fromkeys(name for name, _, _ in found):
+        case = f"{source}, {factor}"
+        for read, (scored_on, code) in FACTORS.items():
+            if value := found.get((factor, scored_on, code)):
+                rows.append(row(f"{case}: {read}", round(float(value), 3), "", target=TARGETS.get((case, read), "")))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="*", default=SHOWN, metavar="SOURCE", help=", ".join(SOURCES))
@@ -86,7 +113,8 @@ def main() -> None:
             run(project, source)
             results = project / "results" / "evaluate"
             picture(results / "figures", OUT / f"{source}.png")
-            keep("gallery", rows_of(source, json.loads((results / "metrics.json").read_text())), part=True)
+            rows = rows_of(source, json.loads((results / "metrics.json").read_text()))
+            keep("gallery", rows + factor_rows(source, results / "factors.csv"), part=True)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,8 @@ class ObjectiveConfig(_Config):
     0.092 are 50 nats."""
 
     label_prior: Literal["uniform", "labelled"] = "uniform"
-    """p(y): the same for all classes, or the classes' shares of the labelled points."""
+    """p(y): the same for all classes, or the classes' shares of the labelled points. These differ where `labels.count`
+    is `all` or a fraction of each class; a number takes equal parts of the classes."""
 
     prune: float = Field(default=0.01, ge=0, lt=1)
     """Classes with q(y|x) below this are left out of the class sum, never the best one; 0 is the exact sum."""

@@ -33,8 +33,16 @@ class EquiVAE(nn.Module):
     log_prior: Tensor
     """log p(y), `[K]`; uniform by default."""
 
-    def __init__(self, spec: DataSpec, config: ModelConfig) -> None:
+    def __init__(self, spec: DataSpec, config: ModelConfig | None = None) -> None:
+        """
+        Args:
+            config: None: the default one.
+
+        Raises:
+            ValueError: parts that do not go with data of this kind.
+        """
         super().__init__()
+        config = config or ModelConfig()
         check_fit(spec, config)
         self.spec = spec
         self.config = config

@@ -126,6 +126,44 @@ class Objective(nn.Module):
         self.shares = shares
         self.ranks = ranks
 
+    @classmethod
+    def of(cls, model: EquiVAE, x: Tensor, y: Tensor, config: ObjectiveConfig | None = None) -> Objective:
+        """The objective on data in memory, which gives the weights of its terms; None: the default configuration.
+
+        Args:
+            x: floats, `[N, *shape]`.
+            y: classes, -1 where they are not known, `[N]`.
+
+        Raises:
+            ValueError: a class has fewer than two labelled points.
+        """
+        known = y[y >= 0]
+        by_class = known.bincount(minlength=model.spec.num_classes)
+        if by_class.min() < 2 or len(by_class) > model.spec.num_classes:
+            allowed = f"two or more of each of {model.spec.num_classes}"
+            raise ValueError(f"labelled points of each class: {by_class.tolist()}; allowed: {allowed}")
+        shares = Shares(len(known), len(y) - len(known), tuple(by_class.tolist()))
+        return cls(model, config or ObjectiveConfig(), shares, scale=weight_scale(model, x[y >= 0]))
+
+    def draw(
+        self, x: Tensor, y: Tensor, generator: torch.Generator, batch_size: int = 256
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Points of one step, as `forward` takes them: of each class m labelled ones, m from `support_min` to
+        `support_max` (all that a class with fewer has), and `batch_size` of the others.
+
+        Args:
+            x, y: as for `of`.
+        """
+        low, high = self.config.support_min, self.config.support_max
+        m = int(torch.randint(low, high + 1, (), generator=generator))
+        members = [torch.nonzero(y == c).squeeze(1) for c in range(self.model.spec.num_classes)]
+        support = torch.cat([c[torch.randperm(len(c), generator=generator)[:m]] for c in members])
+        others = torch.nonzero(y < 0).squeeze(1)
+        if not len(others):
+            return x[support], y[support], None
+        others = others[torch.randint(len(others), (batch_size,), generator=generator)]
+        return x[support], y[support], x[others]
+
     def forward(
         self,
         x_labelled: Tensor,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from pipeline.config.params import parse_params
 from pipeline.stages.fetch import fetch
@@ -44,12 +46,19 @@ def digits_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tutorial_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which the first step of docs/tutorial.md has been done: digits, `dvc repro`, committed.
 
-    Minutes, once for all pages. Not to be written to: `tests.helpers.pages.copied` makes a copy to continue in.
+    Minutes, once for all pages and processes of pytest. Not to be written to: `tests.helpers.pages.copied` makes a copy
+    to continue in.
     """
-    folder = tmp_path_factory.mktemp("tutorial")
-    project = copy_repository(folder / "project")
-    succeed(project, "git", "init", "--quiet", "--initial-branch=main")
-    succeed(project, "git", "config", "user.email", "someone@example.org")
-    succeed(project, "git", "config", "user.name", "Someone")
-    Shell(project, folder / "tools").run_all(commands("docs/tutorial.md")[:4])
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "tutorial"
+    project, done = folder / "project", folder / "done"
+    with FileLock(f"{folder}.lock"):
+        if not done.exists():
+            assert not folder.exists(), "it failed in another process"
+            copy_repository(project)
+            succeed(project, "git", "init", "--quiet", "--initial-branch=main")
+            succeed(project, "git", "config", "user.email", "someone@example.org")
+            succeed(project, "git", "config", "user.name", "Someone")
+            Shell(project, folder / "tools").run_all(commands("docs/tutorial.md")[:4])
+            done.touch()
     return project

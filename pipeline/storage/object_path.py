@@ -86,7 +86,7 @@ class ObjectPath(PurePosixPath):
 @lru_cache(maxsize=8)
 def connected(name: str) -> Bucket:
     """A bucket of the user's data."""
-    return Bucket(f"s3://{name}", setting="data.folder")
+    return Bucket(f"s3://{name}", setting="data.folder (embed: INPUT)")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.gallery import picture, rows_of
+from benchmarks.gallery import factor_rows, picture, rows_of
 from tests.helpers.project import REPOSITORY, succeed
 
 
@@ -35,3 +35,7 @@ def test_a_picture_of_the_gallery_has_both_maps_and_what_is_below_them_in_few_co
         ("texts: labels", 40, ""),
         ("texts: test error", 3.14, "%"),
     ]
+    header = "factor,measure,scored_on,from,linear,mlp\n"
+    (tmp_path / "factors.csv").write_text(header + "slant,r2,test,r,0.1,0.25\nslant,r2,test,constant,0,\n")
+    (slant,) = factor_rows("glyphs", tmp_path / "factors.csv")
+    assert (slant["name"], slant["value"], slant["target"]) == ("glyphs, slant: r", 0.25, "at most 0.1")

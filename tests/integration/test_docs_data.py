@@ -55,7 +55,8 @@ def users_data(project: Path) -> None:
     for topic, words in (("grain", "wheat maize harvest"), ("metal", "copper zinc smelter")):
         (project / "my_texts" / topic).mkdir(parents=True)
         for i in range(20):
-            (project / "my_texts" / topic / f"{i}.txt").write_text(f"{words} " * (i + 1))
+            word = 3 * "abcdefghijklmnopqrst"[i]
+            (project / "my_texts" / topic / f"{i}.txt").write_text(f"{words} " * (i + 1) + word)
     (project / "my_series").mkdir()
     for split, cases in (("TRAIN", 20), ("TEST", 6)):
         lines = [f"{i},{i + 1},{i % 5}:{1 + i % 3},2,3:{'up' if i % 2 else 'down'}" for i in range(cases)]
@@ -63,8 +64,9 @@ def users_data(project: Path) -> None:
         (project / "my_series" / f"Walk_{split}.ts").write_text("\n".join([*header, *lines]) + "\n")
     (project / "my_tars").mkdir()
     (project / "my_vectors").mkdir()
-    (features,) = (block for block in blocks(PAGE, "python") if "my_vectors" in block)
+    features, sentences = (block for block in blocks(PAGE, "python") if "np.savez" in block)
     succeed(project, "python", "-c", features)
+    succeed(project, "python", "-c", sentences)
     pictures = sorted((project / "my_images").rglob("*.png"))
     for split, some in (("train", pictures[::2]), ("val", pictures[1::4]), ("test", pictures[3::4])):
         with tarfile.open(project / f"my_tars/{split}-000.tar", "w") as tar:
@@ -87,9 +89,10 @@ MADE = {
     ),
     "table -S data.folder=my_table": ("image", (1, 32, 32), 10, 200),
     "table -S data.folder=my_table -S 'data.own.factors=[site,angle]'": ("image", (1, 32, 32), 10, 200),
-    "texts -S data.folder=my_texts": ("counts", (6,), 2, 40),
+    "texts -S data.folder=my_texts": ("counts", (26,), 2, 40),
     "series -S data.folder=my_series": ("series", (2, 3), 2, 26),
     "vectors -S data.folder=my_vectors": ("vector", (20,), 10, 1797),
+    "vectors -S data.folder=my_sentences": ("vector", (20,), 2, 40),
     "tars -S data.folder=my_tars": ("image", (3, 32, 32), 10, 200),
     "tars -S data.folder=s3://my-bucket/my-tars -S data.own.height=64 -S data.own.width=64": (
         "image",

@@ -48,6 +48,8 @@ def test_every_command_of_the_page_does_what_it_says(tutorial_project: Path, tmp
     assert {"more-labels", "subset-1", "subset-2", "plain"} <= {row["Experiment"] for row in shown}
     assert re.search(r"labels +100 +600 +500", output["dvc metrics diff"])
     assert "bound_nats" in output["dvc metrics diff subset-1 subset-2"]
+    assert not [name for name in metrics_of(project, "more-labels") if "." in name], "flat names"
+    assert any("test_error_classifier_pct" in column for column in shown[0])
     (project_plots,) = (project / "plots").glob("index.html")
     assert "Validation error (%) by epoch" in project_plots.read_text()
     listed = output["ie preset"]

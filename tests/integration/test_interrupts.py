@@ -129,9 +129,12 @@ def test_train_interrupted_says_so_resumes_and_cleans_up_after_a_killed_run_whil
     second.end(signal.SIGKILL)
     assert killed.exists()
 
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(small_params(train={"epochs": 2000, "learning_rate": 0.001})))
     third = started(tmp_path, temporary)
     third.until("train: starting workers")
     assert not killed.exists()
     assert not [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    third.until("train: epoch 1/")  # other params, so a new model
+    assert not [line for line in third.lines if "resuming" in line]
     assert third.end(signal.SIGINT) in (130, -signal.SIGINT)
     assert third.lines[-1] == "interrupted; the same command resumes"

@@ -106,15 +106,6 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint_to_the_same_weight
     assert [value for (value,) in values] == losses
 
 
-def test_changed_params_after_an_interruption_train_a_new_model(sharded: Path, tmp_path: Path) -> None:
-    cut = with_shards(sharded, tmp_path / "cut", train={"epochs": 12, "learning_rate": 0.002})
-    kill_when(start(cut, "train"), lambda line: "epoch 3/12" in line)
-    text = (cut / "params.yaml").read_text()
-    (cut / "params.yaml").write_text(text.replace("learning_rate: 0.002", "learning_rate: 0.001"))
-    output = succeed(cut, "ie", "train")
-    assert "epoch 1/12" in output
-
-
 def test_ranks_out_of_step_fail_with_a_message_and_do_not_hang(sharded: Path, tmp_path: Path) -> None:
     project = with_shards(sharded, tmp_path / "p", train={"epochs": 2, "timeout_s": 10, "max_failures": 0})
     loop = project / "pipeline/training/trainer.py"
@@ -149,24 +140,6 @@ def test_gpus_that_are_not_there_are_refused_before_any_work(sharded: Path, tmp_
     assert done.returncode == 5
     assert "train.device is cuda" in done.stderr
     assert "here are 0 GPUs" in done.stderr
-
-
-def test_a_sweep_killed_in_the_middle_keeps_finished_trials_and_gives_the_same_table(
-    sharded: Path, tmp_path: Path
-) -> None:
-    settings = {"label_counts": [50, 100], "methods": ["supervised", "plain"], "epochs": 6, "supervised_steps": 100}
-    whole = with_shards(sharded, tmp_path / "whole", sweep=settings)
-    succeed(whole, "ie", "sweep")
-    cut = with_shards(sharded, tmp_path / "cut", sweep=settings)
-    kill_when(start(cut, "sweep"), lambda line: "sweep: 1/4" in line)
-    output = succeed(cut, "ie", "sweep")
-    assert "0 already finished" not in output
-    assert (cut / "results/sweep/table.csv").read_bytes() == (whole / "results/sweep/table.csv").read_bytes()
-
-    settings["seeds"] = [0, 1]
-    wider = with_shards(sharded, tmp_path / "wider", sweep=settings)
-    (cut / ".runs").rename(wider / ".runs")
-    assert "8 trials, 4 already finished" in succeed(wider, "ie", "sweep")
 
 
 def test_a_trial_that_fails_is_reported_and_the_others_are_kept(sharded: Path, tmp_path: Path) -> None:

@@ -56,6 +56,9 @@ def test_a_sweep_killed_at_three_random_moments_gives_the_table_of_an_undisturbe
     assert second.num_rows == 4
     for name in ("table.csv", "measures.csv", "metrics.json", "summary.md", "summary.tex", "error_against_labels.png"):
         assert (cut / "results/sweep" / name).read_bytes() == (whole / "results/sweep" / name).read_bytes(), name
+    wider = project_with(digits_project, tmp_path / "wider", seeds=[0, 1], methods=["supervised"])
+    (cut / ".runs").rename(wider / ".runs")
+    assert "4 trials, 2 already finished" in succeed(wider, "ie", "sweep")
 
 
 def test_a_trial_that_raises_once_and_a_worker_that_dies_once_are_tried_again(

@@ -111,7 +111,9 @@ def test_keys_of_objects_that_are_no_path_are_refused(tmp_path: Path, door: Door
 def test_places_of_own_data_that_cannot_be_read_are_one_line(tmp_path: Path, door: Door) -> None:
     with pytest.raises(DataError, match=f"data.folder: no object below s3://{BUCKET}/nothing/"):
         Brought("images", f"s3://{BUCKET}/nothing", tmp_path)
-    with pytest.raises(ResourceError, match="s3://no-such-bucket: there is no such bucket; .* set data.folder to"):
+    with pytest.raises(
+        ResourceError, match=r"s3://no-such-bucket: there is no such bucket; .* set data.folder \(embed: INPUT\) to"
+    ):
         Brought("images", "s3://no-such-bucket/mine", tmp_path)
     door.denied = ("GET",)
     with pytest.raises(ResourceError, match=r"the store denies access; .* must be allowed to list and read below"):
