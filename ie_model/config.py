@@ -124,6 +124,11 @@ class ExtendedConfig(_Config):
     confidence: float = Field(default=0.95, gt=0, le=1)
     """q(y|x) from which on a point takes part in the consistency term."""
 
+    align: bool | Literal["auto"] = "auto"
+    """Whether the consistency term's guesses are weighted by p(y) over their mean in the step, so that no class takes
+    another's points (distribution alignment, Berthelot et al. 2020). `auto`: where no class of the labelled data has
+    more than twice the points of another, so that a uniform p(y) holds."""
+
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     """Decay per step of the averaged weights that are validated and published; 0 keeps the last ones."""
 

@@ -9,7 +9,7 @@ hundred labelled points that return in every batch do not outweigh the rest (our
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,12 @@ from ie_model.model import EquiVAE, class_means, class_sums, leave_one_out_means
 from ie_model.pruning import prune_gap
 
 _LEAST_SCALE = 784 * math.log(2)
+_LEAST_SHARE = 1e-6
+
+
+def is_balanced(class_sizes: Sequence[int]) -> bool:
+    """Whether no class has more than twice the points of another."""
+    return not class_sizes or max(class_sizes) <= 2 * min(class_sizes)
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,8 @@ class Objective(nn.Module):
             scale: nats that alpha and consistency are shares of, see `weight_scale`.
         """
         super().__init__()
+        align = config.extended.align
+        self.align = align if isinstance(align, bool) else is_balanced(shares.by_class)
         self.alpha, self.consistency = scale * config.alpha, scale * config.extended.consistency
         self.model = model
         self.config = config
@@ -318,9 +326,14 @@ class Objective(nn.Module):
     def _consistency(
         self, x: Tensor, log_q: Tensor, r: Tensor, total: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Cross-entropy of the distorted view against the undistorted view's class, where that one is confident, and
-        the share of such points."""
-        confidence, guess = log_q.detach().exp().max(1)
+        """Cross-entropy of the distorted view against the undistorted view's class, where that one is confident (after
+        alignment, see `ExtendedConfig.align`), and the share of such points."""
+        q = log_q.detach().exp()
+        if self.align:
+            mean = self.ranks.sum(self._mean(q, total)) / self.ranks.world_size
+            q = q * (self.model.log_prior.exp() / mean.clamp(min=_LEAST_SHARE))
+            q = q / q.sum(1, keepdim=True)
+        confidence, guess = q.max(1)
         mask = (confidence >= self.config.extended.confidence).to(x.dtype)
         log_q_distorted = self.model.classify(self._distorted(x, generator), r)
         surprise = F.nll_loss(log_q_distorted, guess, reduction="none") * mask

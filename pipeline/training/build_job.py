@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ie_model.config import ModelConfig
+from ie_model.objective import is_balanced
 from ie_model.spec import DataSpec
 from pipeline.config.methods import Method, apply_method, name_of
 from pipeline.config.params import Params
@@ -54,6 +55,11 @@ def make_job(
     num_points = manifest.splits["train"].samples
     length = schedule.run_length(params.train, asked.epochs, asked.min_steps, num_points)
     epochs, steps_per_epoch = (length.epochs, length.steps_per_epoch) if steps is None else (1, steps)
+    class_sizes = list(manifest.splits["train"].class_counts.values())
+    if objective.extended.align == "auto":
+        # By all known labels: those that a run keeps are as many of each class.
+        extended = objective.extended.model_copy(update={"align": is_balanced(class_sizes)})
+        objective = objective.model_copy(update={"extended": extended})
     reading = choose_reading(params.reader, project, manifest)
     count = params.labels.count if label_count is None else label_count
     fields = {
@@ -61,7 +67,7 @@ def make_job(
         "reading": reading.model_dump(mode="json"),
         "model": model.model_dump(mode="json"),
         "objective": objective.model_dump(mode="json"),
-        "label_count": resolve_count(count, list(manifest.splits["train"].class_counts.values())),
+        "label_count": resolve_count(count, class_sizes),
         "label_seed": params.labels.seed if seed is None else seed,
         "epochs": epochs,
         "steps_per_epoch": steps_per_epoch,

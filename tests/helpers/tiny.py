@@ -116,6 +116,7 @@ def objective_config(
         consistency=consistency,
         confidence=changes.pop("confidence", 0.5),
         ema_decay=changes.pop("ema_decay", 0.0),
+        align=changes.pop("align", False),
     )
     config: dict[str, Any] = {
         "loss": "bound",

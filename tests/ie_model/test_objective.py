@@ -350,6 +350,23 @@ class TestExtended:
         torch.testing.assert_close(logged["consistency"], -best.mean().detach(), rtol=1e-3, atol=1e-5)
         assert float(logged["confident"]) == 1
 
+    def test_aligned_guesses_are_as_many_of_each_class_as_the_prior_says(self) -> None:
+        model = with_prior(tiny_model())
+        _, logged = loss_of(objective_config(extended=True, augment=STILL, confidence=1e-6, align=True), model=model)
+        r = means_of(model.embed(binary_points(9)), each_class(3, 3), 3)
+        log_q = model.classify(model.embed(binary_points(4, seed=1)), r).detach()
+        q = log_q.exp() * model.log_prior.exp() / log_q.exp().mean(0)
+        guess = q.argmax(1)
+        assert not torch.equal(guess, log_q.argmax(1))
+        expected = -log_q.gather(1, guess.unsqueeze(1)).mean()
+        torch.testing.assert_close(logged["consistency"], expected, rtol=1e-3, atol=1e-5)
+
+    @pytest.mark.parametrize(("sizes", "aligned"), [((), True), ((5, 10), True), ((5, 11), False)])
+    def test_alignment_is_for_classes_of_about_one_size(self, sizes: tuple[int, ...], aligned: bool) -> None:
+        model, shares = tiny_model(), Shares(16, 4, sizes)
+        for asked, is_aligned in (("auto", aligned), (True, True), (False, False)):
+            assert Objective(model, objective_config(extended=True, align=asked), shares).align == is_aligned
+
     def test_consistency_enters_the_loss_with_its_weight(self) -> None:
         once, logged = loss_of(objective_config(extended=True, consistency=1.0, confidence=1e-6))
         thrice, _ = loss_of(objective_config(extended=True, consistency=3.0, confidence=1e-6))

@@ -64,6 +64,7 @@ CONSISTENT: dict[str, Any] = {"extended": True, "confidence": 0.6}
 CASES: dict[str, Case] = {
     "distance": Case({}, {}),
     "network": Case({"classifier": "network"}, {}),
+    "aligned": Case({}, CONSISTENT | {"align": True}),
     "a rank without labelled points": Case({}, {}, labelled=ALL_ON_RANK_0),
     "a rank without labelled points, free bits": Case({}, {"free_bits": 3.0}, labelled=ALL_ON_RANK_0),
     "free bits": Case({}, {"free_bits": 3.0, "prune": 0.2}),

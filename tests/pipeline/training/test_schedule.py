@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ie_model.objective import uninformed_nats, weight_scale
 from ie_model.schedule import auto_batch_size, steps_per_epoch
 from ie_model.spec import DataSpec
 from pipeline.config.params import parse_params
+from pipeline.data.shards.manifest import read_manifest, write_manifest
 from pipeline.errors import ParamsError
 from pipeline.training.build_job import choose_precision, make_job
 from pipeline.training.local_session import TrialSession
@@ -61,6 +63,25 @@ def job_with(project: Path, **sections: dict[str, Any]) -> Any:
 def test_make_job_small_data_is_trained_for_the_floor_of_steps(digits_project: Path) -> None:
     job = job_with(digits_project, train={"epochs": 4, "min_steps": 1000, "batch_size": "auto"})
     assert (job.batch_size, job.epochs, job.steps_per_epoch) == (64, 4, 250)
+
+
+def test_make_job_guesses_are_aligned_where_all_known_labels_are_about_as_many_of_each_class(
+    digits_project: Path, tmp_path: Path
+) -> None:
+    params = parse_params(small_params())
+    assert make_job(params, digits_project).objective.extended.align is True
+    shards = tmp_path / "shards"
+    shutil.copytree(digits_project / "data/shards/digits", shards)
+    manifest = read_manifest(shards)
+    train = manifest.splits["train"]
+    few = train.class_counts | {"0": min(train.class_counts.values()) // 3}
+    write_manifest(shards, manifest.model_copy(update={"splits": manifest.splits | {
+        "train": train.model_copy(update={"class_counts": few})
+    }}))  # fmt: skip
+    assert make_job(params, digits_project, shards=shards).objective.extended.align is False
+    extended = small_params()["objective"]["extended"] | {"align": True}
+    asked = parse_params(small_params(objective={"extended": extended}))
+    assert make_job(asked, digits_project, shards=shards).objective.extended.align is True
 
 
 def test_make_job_a_sweeps_trial_has_the_floor_of_the_sweep(digits_project: Path) -> None:
