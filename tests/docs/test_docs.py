@@ -19,6 +19,7 @@ def test_page_holds_what_code_and_published_results_say(page: Path) -> None:
 
 def test_pages_are_those_with_tables_of_parameters_metrics_and_results() -> None:
     names = {"README.md", "params.md", "metrics.md", "method.md", "benchmarks.md", "scale.md", "cluster.md"}
+    names.add("gallery.md")
     assert {page.name for page in pages.pages()} == names
 
 

@@ -41,7 +41,7 @@ _CAPITAL = 1456 / 2048  # of Roboto Flex's em
 _OPTICAL_SIZE = 48  # where the axis of width acts most evenly
 
 _FONT = RawFile(
-    "roboto-flex.woff2",
+    "roboto-flex-latin-standard-normal.woff2",
     "5107a806ba9bb123c5ff2d9465905d04b767c694d125fd58103b88048a38a613",
     249_700,
     {"npm": ("@fontsource-variable/roboto-flex@5.3.0:package/files/roboto-flex-latin-standard-normal.woff2",)},
