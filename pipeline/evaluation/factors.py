@@ -132,7 +132,7 @@ def _factor(
         if not x.shape[1]:
             raise Undefined("no unit of v is active: v carries nothing")
         found = []
-        for seed in settings.probe_seeds if kind == "mlp" else settings.probe_seeds[:1]:
+        for seed in settings.probe_seeds if kind == "mlp" and part.scored_on == "test" else settings.probe_seeds[:1]:
             tell(f"evaluate: {name} from {source.replace('_', ' ')} on {part.scored_on}, {kind} probe, seed {seed}")
             if within:
                 found.append(within_class_r2(x, fit, y, test_x, score, test_y, kind, seed, categorical=categorical))
@@ -156,8 +156,8 @@ def _factor(
         wanted: list[tuple[Kind, bool]] = [(kind, w) for w in (False, True) for kind in _KINDS]
         if source == "label":
             wanted = wanted[:1]
-        elif part.scored_on == "unseen classes":
-            wanted = wanted[:2]  # train has no mean of these classes
+        elif part.scored_on != "test":
+            wanted = wanted[:2]  # a seed each, and not within a class: probes are most of the time
         cells = {("within_class_" if w else "") + kind: partial(score_of, source, kind, w) for kind, w in wanted}
         rows.append(about | {"from": source} | _defined(cells))
     return [*rows, about | {"from": "constant"} | _defined({"linear": floor})]
