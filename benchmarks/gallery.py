@@ -24,6 +24,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.publish import Row, keep, row  # noqa: E402
 from pipeline.data.sources import SOURCES  # noqa: E402
+from pipeline.utils.provenance import commit  # noqa: E402
 
 SHOWN = ("mnist", "fashion-mnist", "digits", "glyphs", "japanese-vowels", "basic-motions", "reuters", "hand-pose")
 MEASURES = {
@@ -52,9 +53,10 @@ _WIDTH = 1100
 _COLOURS = 64
 
 
-def run(project: Path, source: str) -> None:
-    """Every stage up to `evaluate`, of a fresh clone in `project`."""
+def run(project: Path, source: str) -> str:
+    """Every stage up to `evaluate`, of a fresh clone in `project`; its commit."""
     subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(project)], check=True)
+    made_at = commit(project)
     command = ["dvc", "exp", "run", "-S", f"data.source={source}", "evaluate"]
     environment = os.environ | {"PYTHONPATH": str(project), "DVC_NO_ANALYTICS": "1"}
     log = project.parent / f"{source}.log"
@@ -62,6 +64,7 @@ def run(project: Path, source: str) -> None:
         done = subprocess.run(command, cwd=project, env=environment, stdout=output, stderr=output, check=False)
     if done.returncode != 0:
         sys.exit(f"{source}: exit code {done.returncode}\n{log.read_text()[-3000:]}")
+    return made_at
 
 
 def picture(figures: Path, out: Path) -> None:
@@ -110,11 +113,11 @@ def main() -> None:
     for source in parser.parse_args().sources:
         with tempfile.TemporaryDirectory() as scratch:
             project = Path(scratch) / source
-            run(project, source)
+            made_at = run(project, source)
             results = project / "results" / "evaluate"
             picture(results / "figures", OUT / f"{source}.png")
             rows = rows_of(source, json.loads((results / "metrics.json").read_text()))
-            keep("gallery", rows + factor_rows(source, results / "factors.csv"), part=True)
+            keep("gallery", rows + factor_rows(source, results / "factors.csv"), part=True, at=made_at)
 
 
 if __name__ == "__main__":

@@ -28,14 +28,17 @@ def row(name: str, value: float, unit: str, n: int = 1, target: str = "", **more
     return {"name": name, "value": value, "unit": unit, "n": n} | ({"target": target} if target else {}) | more
 
 
-def keep(name: str, rows: list[Row], small: bool = False, arguments: str = "", part: bool = False) -> None:
+def keep(
+    name: str, rows: list[Row], small: bool = False, arguments: str = "", part: bool = False, at: str = ""
+) -> None:
     """Prints the rows, writes them and their table, unless the run was a small one.
 
     Args:
+        at: the commit of a clone in which the rows were made; else that of this one.
         part: the rows take the place of those of the same name in the file, and carry their own commit.
     """
     record: dict[str, Any] = {"command": f"python benchmarks/{name}.py{arguments}"}
-    record |= {"commit": commit(REPOSITORY), "hardware": hardware(), "rows": rows}
+    record |= {"commit": at or commit(REPOSITORY), "hardware": hardware(), "rows": rows}
     path = RESULTS / f"{name}.json"
     if part and path.exists():
         new = {(r["name"], r.get("against")): r | {"commit": record["commit"]} for r in rows}
