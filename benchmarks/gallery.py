@@ -1,4 +1,4 @@
-"""The gallery: `python benchmarks/gallery.py [SOURCE...]`, about an hour on two free cores.
+"""The gallery: `python benchmarks/gallery.py [SOURCE...]`, about half an hour on two free cores.
 
 Trains and evaluates the default model on each data set, in a fresh clone, by `dvc exp run -S data.source=SOURCE
 evaluate`. Keeps one picture of each run in docs/gallery, writes benchmarks/results/gallery.json and the table of
